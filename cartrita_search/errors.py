@@ -1,0 +1,134 @@
+"""Every error this package raises on purpose, and what to do about each.
+
+SQL functions raise their own SQLSTATE, of class ``SE`` (the standard leaves
+classes beginning with I-Z to implementations). `from_database` turns such a
+database error into the Python class of the same code, so that callers branch
+on a class or on ``code`` and never on the wording.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.db import Error as DatabaseError
+
+
+class SearchError(Exception):
+    """A refusal: one sentence of what is wrong, and a hint of what to do next.
+
+    Nothing was changed when one of these is raised.
+    """
+
+    code: ClassVar[str] = "SE000"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class DimensionMismatch(SearchError):
+    """The vector's dimension is not the model's."""
+
+    code = "SE001"
+
+
+class ZeroVector(SearchError):
+    """All components are zero, so the vector has no direction and no cosine."""
+
+    code = "SE002"
+
+
+class UnknownModel(SearchError):
+    """No embedding model of that name, or no default model yet."""
+
+    code = "SE003"
+
+
+class InvalidWeights(SearchError):
+    """A weight outside [0, 1], or two that do not sum to 1 within 1e-6."""
+
+    code = "SE004"
+
+
+class InvalidMatchCount(SearchError):
+    """A result count below 1 or above 10,000."""
+
+    code = "SE005"
+
+
+class NothingToSearchFor(SearchError):
+    """Neither query text nor a query vector was given."""
+
+    code = "SE006"
+
+
+class InvalidThreshold(SearchError):
+    """A similarity threshold outside [-1, 1]."""
+
+    code = "SE007"
+
+
+class InvalidArgument(SearchError):
+    """Any other argument that cannot be used: fusion, language, filter, key."""
+
+    code = "SE008"
+
+
+class IndexPlanRefused(SearchError):
+    """The index asked for cannot be built: method, storage or dimension."""
+
+    code = "SE009"
+
+
+class RebuildInProgress(SearchError):
+    """Another session holds the rebuild lock."""
+
+    code = "SE010"
+
+
+class EmbedderUnavailable(SearchError):
+    """No embedder is configured, or it cannot be loaded."""
+
+    code = "SE020"
+
+
+class EmbeddedServerError(SearchError):
+    """The embedded PostgreSQL or Redis cannot be started or reached."""
+
+    code = "SE021"
+
+
+_BY_CODE: dict[str, type[SearchError]] = {
+    kind.code: kind
+    for kind in (
+        DimensionMismatch,
+        ZeroVector,
+        UnknownModel,
+        InvalidWeights,
+        InvalidMatchCount,
+        NothingToSearchFor,
+        InvalidThreshold,
+        InvalidArgument,
+        IndexPlanRefused,
+        RebuildInProgress,
+    )
+}
+
+
+def from_database(error: DatabaseError) -> SearchError | None:
+    """The `SearchError` that a SQL function raised, or None for any other error.
+
+    Django wraps psycopg's exception; the SQLSTATE and the hint are on the
+    original, which is the cause.
+    """
+    original = error.__cause__
+    kind = _BY_CODE.get(getattr(original, "sqlstate", None) or "")
+    if kind is None or original is None:
+        return None
+    diagnostic = getattr(original, "diag", None)
+    message = getattr(diagnostic, "message_primary", None) or str(original)
+    return kind(message, getattr(diagnostic, "message_hint", None) or "")
