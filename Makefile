@@ -1,0 +1,52 @@
+# `make help` lists the targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint types check bench stop clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP)  ## make .venv and install all that development needs
+
+$(STAMP): requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: export DEBUG := true
+demo: $(STAMP)  ## a database of real text, and real questions put to it
+	$(BIN)/python manage.py migrate
+	$(BIN)/python manage.py demo $(ARGS)
+
+test: $(STAMP)  ## the whole suite, against real servers (ARGS="-k name" is passed on)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy with the Django plugin
+	$(BIN)/mypy
+
+check: $(STAMP)  ## what Django itself can check: migrations and deployment settings
+	DEBUG=true $(BIN)/python manage.py makemigrations --check --dry-run
+	DEBUG=false ALLOWED_HOSTS=localhost \
+	SECRET_KEY=$$($(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(50))') \
+	$(BIN)/python manage.py check --deploy --fail-level WARNING
+
+bench: $(STAMP)  ## the measurements under tests/benchmarks
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+stop: export DEBUG := true
+stop: $(STAMP)  ## stop the embedded servers
+	$(BIN)/python manage.py embedded stop
+
+clean:  ## remove what is made by the targets above; the embedded data with it
+	@if [ -x $(BIN)/python ]; then DEBUG=true $(BIN)/python manage.py embedded stop; fi
+	rm -rf .venv .embedded .pytest_cache .mypy_cache .ruff_cache .hypothesis staticfiles
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

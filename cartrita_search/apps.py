@@ -1,0 +1,48 @@
+"""Start-up: register the system checks, and guard and complete ``migrate``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import AppConfig
+from django.core.management.base import CommandError
+from django.db import connections
+from django.db.models.signals import post_migrate, pre_migrate
+
+
+class CartritaSearchConfig(AppConfig):
+    """Hybrid search in PostgreSQL."""
+
+    name = "cartrita_search"
+    verbose_name = "Cartrita search"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from . import checks  # noqa: F401 - registers itself on import
+
+        pre_migrate.connect(_require_pgvector, sender=self)
+        post_migrate.connect(_grant, sender=self)
+
+
+def _require_pgvector(using: str, plan: Any = (), **kwargs: Any) -> None:
+    """Refuse to begin a migration that could not end: nothing is touched yet here."""
+    from .db import missing_requirement
+
+    forwards = any(
+        migration.app_label == "cartrita_search" and not backwards for migration, backwards in plan
+    )
+    if forwards and (missing := missing_requirement(connections[using])) is not None:
+        raise CommandError(f"Nothing was changed. {missing}")
+
+
+def _grant(using: str, **kwargs: Any) -> None:
+    """Grant the objects to the role that the settings name, if they name one."""
+    from .conf import search_settings
+    from .db import grant_to_role
+    from .errors import SearchError
+
+    try:
+        if role := search_settings().grant_role:
+            grant_to_role(connections[using], role)
+    except SearchError as error:
+        raise CommandError(str(error)) from error

@@ -1,0 +1,68 @@
+"""System checks, with stable ids.
+
+=====  ================================================================
+E001   CARTRITA_SEARCH holds a wrong key or value
+E002   the database does not meet the requirements (``--database``)
+W001   pgvector is older than the version that fixed graph repair
+E003   a search database is not PostgreSQL
+=====  ================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, register
+from django.core.checks import Warning as CheckWarning
+from django.db import connections
+
+from . import conf, db
+
+
+@register("cartrita_search")
+def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """E001: every key and value of CARTRITA_SEARCH is one we know and can use."""
+    _, problems = conf.load(getattr(settings, "CARTRITA_SEARCH", {}))
+    return [
+        Error(problem, hint="See the settings table in README.md.", id="cartrita_search.E001")
+        for problem in problems
+    ]
+
+
+@register(Tags.database)
+def check_database(
+    app_configs: Sequence[AppConfig] | None,
+    databases: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> list[CheckMessage]:
+    """E002, E003, W001: the server can hold this package's tables and indexes."""
+    found: list[CheckMessage] = []
+    for alias in databases or ():
+        connection = connections[alias]
+        if connection.vendor != "postgresql":
+            found.append(
+                Error(
+                    f"Database '{alias}' is {connection.display_name}, not PostgreSQL.",
+                    hint="Cartrita search runs on PostgreSQL 15 or newer only.",
+                    id="cartrita_search.E003",
+                )
+            )
+            continue
+        missing = db.missing_requirement(connection)
+        if missing is not None:
+            found.append(Error(missing.problem, hint=missing.remedy, id="cartrita_search.E002"))
+            continue
+        version = db.pgvector_version(connection)
+        if version is not None and version < db.ADVISED_PGVECTOR:
+            found.append(
+                CheckWarning(
+                    f"pgvector {'.'.join(map(str, version))} may corrupt an HNSW index when "
+                    "vacuum and inserts meet.",
+                    hint="Install 0.8.4 or newer, then run: ALTER EXTENSION vector UPDATE;",
+                    id="cartrita_search.W001",
+                )
+            )
+    return found

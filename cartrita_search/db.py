@@ -1,0 +1,205 @@
+"""SQL files, roles and facts about the server: what touches PostgreSQL directly."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from .errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+SQL_ROOT = Path(__file__).parent / "sql"
+
+MINIMUM_POSTGRESQL = 15
+MINIMUM_PGVECTOR = (0, 8, 0)
+#: 0.8.4 fixed the repair of HNSW graphs and a corruption during vacuum.
+ADVISED_PGVECTOR = (0, 8, 4)
+
+
+@functools.cache
+def read_sql(path: str) -> str:
+    """The text of a file below ``sql/``, named like ``retrieval/hybrid_search.v1.sql``."""
+    relative = PurePosixPath(path)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise ValueError(f"not a path below sql/: {path}")
+    return (SQL_ROOT / relative).read_text(encoding="utf-8")
+
+
+def sql_checksum(text: str) -> str:
+    """SHA-256 of a text, the same whatever its line endings and trailing blanks.
+
+    An editor or a checkout with other line endings must not look like a change
+    of a released file.
+    """
+    lines = [line.rstrip() for line in text.splitlines()]
+    return hashlib.sha256("\n".join(lines).strip().encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Something the server lacks, and the statement or package that mends it."""
+
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.problem} {self.remedy}"
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
+def missing_requirement(connection: BaseDatabaseWrapper) -> Requirement | None:
+    """What stands in the way of migrating this database, or None.
+
+    Reads catalogs only. Checked before any migration runs, so that a missing
+    extension leaves the database untouched.
+    """
+    minimum = ".".join(map(str, MINIMUM_PGVECTOR))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT current_setting('server_version_num')::integer / 10000,
+                   current_schema(),
+                   e.extversion,
+                   e.extnamespace::regnamespace::text,
+                   a.default_version,
+                   has_database_privilege(current_database(), 'CREATE'),
+                   current_database()
+            FROM (SELECT) AS one
+            LEFT JOIN pg_extension AS e ON e.extname = 'vector'
+            LEFT JOIN pg_available_extensions AS a ON a.name = 'vector'
+            """
+        )
+        server, schema, installed, namespace, available, may_create, database = cursor.fetchone()
+    if server < MINIMUM_POSTGRESQL:
+        return Requirement(
+            f"PostgreSQL {server} is too old; {MINIMUM_POSTGRESQL} or newer is needed.",
+            "Upgrade the server, or name another one in DATABASE_URL.",
+        )
+    if schema != "public":
+        return Requirement(
+            f'New tables would go to schema "{schema}", but every function here pins "public".',
+            "Take search_path out of the connection's options or the role's settings.",
+        )
+    if installed is None and available is None:
+        return Requirement(
+            "pgvector is not installed on the database server.",
+            f"Install the server's package (Debian: postgresql-{server}-pgvector, version "
+            f"{minimum} or newer), then run: CREATE EXTENSION vector;",
+        )
+    if installed is not None and _version(installed) < MINIMUM_PGVECTOR:
+        if available is not None and _version(available) >= MINIMUM_PGVECTOR:
+            return Requirement(
+                f"pgvector {installed} is too old; {minimum} or newer is needed.",
+                f"Run in database {database}: ALTER EXTENSION vector UPDATE;",
+            )
+        return Requirement(
+            f"pgvector {installed} is too old; {minimum} or newer is needed.",
+            "Install a newer package on the server, then run: ALTER EXTENSION vector UPDATE;",
+        )
+    if installed is None and _version(available) < MINIMUM_PGVECTOR:
+        return Requirement(
+            f"The server offers pgvector {available}; {minimum} or newer is needed.",
+            "Install a newer package on the server, then run: CREATE EXTENSION vector;",
+        )
+    if installed is None and not may_create:
+        return Requirement(
+            f"pgvector is not in database {database}, and this role may not create it.",
+            "Run as the owner of the database: CREATE EXTENSION vector;",
+        )
+    if installed is not None and namespace != "public":
+        return Requirement(
+            f'pgvector is in schema "{namespace}", but every function here pins "public".',
+            "Run as the extension's owner: ALTER EXTENSION vector SET SCHEMA public;",
+        )
+    return None
+
+
+def pgvector_version(connection: BaseDatabaseWrapper) -> tuple[int, ...] | None:
+    """The installed version of pgvector, (0, 8, 6) for instance, or None."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
+        row = cursor.fetchone()
+    return _version(row[0]) if row else None
+
+
+#: What an application may do with each table; the functions are SECURITY INVOKER.
+_TABLE_PRIVILEGES = {
+    "search_documents": "SELECT, INSERT, UPDATE, DELETE",
+    "embeddings": "SELECT, INSERT, UPDATE, DELETE",
+    "embedding_models": "SELECT, INSERT, UPDATE",
+    "retrieval_configs": "SELECT, INSERT, UPDATE, DELETE",
+    "search_performance_metrics": "SELECT, INSERT, DELETE",
+    "cache_invalidation_log": "SELECT, INSERT, DELETE",
+    "redis_sessions": "SELECT, INSERT, UPDATE, DELETE",
+    "keyword_statistics": "SELECT",
+    "keyword_corpora": "SELECT",
+    "search_settings": "SELECT",
+    "schema_migrations": "SELECT",
+    "vector_search_stats": "SELECT",
+}
+
+
+def grant_to_role(connection: BaseDatabaseWrapper, role: str) -> list[str]:
+    """Let `role` use the tables and functions of this package; returns their names.
+
+    Objects that are not there (yet, or any more) are passed over, so it can run
+    after any migration. Granting twice changes nothing.
+
+    Raises `InvalidArgument` if there is no such role.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", [role])
+        if cursor.fetchone() is None:
+            raise InvalidArgument(
+                f'CARTRITA_SEARCH["GRANT_ROLE"] names the role "{role}", which does not exist.',
+                "The migrations are applied; create the role and run migrate again to grant.",
+            )
+        grantee = sql.Identifier(role)
+        cursor.execute(
+            """
+            SELECT c.relname FROM pg_class AS c
+            WHERE c.relnamespace = 'public'::regnamespace AND c.relname = ANY (%s)
+            ORDER BY 1
+            """,
+            [list(_TABLE_PRIVILEGES)],
+        )
+        granted = [row[0] for row in cursor.fetchall()]
+        for table in granted:
+            cursor.execute(
+                sql.SQL("GRANT {} ON public.{} TO {}").format(
+                    sql.SQL(_TABLE_PRIVILEGES[table]), sql.Identifier(table), grantee
+                )
+            )
+        for function in _functions(connection):
+            cursor.execute(
+                sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}").format(sql.SQL(function), grantee)
+            )
+            granted.append(function)
+    return granted
+
+
+def _functions(connection: BaseDatabaseWrapper) -> list[str]:
+    """The functions that our SQL files made, as ``name(argument types)``."""
+    # One object a file, so the file's name is the function's, with a suffix for
+    # an overload.
+    names = {path.name.split(".")[0].removesuffix("_uuid") for path in SQL_ROOT.glob("*/*.v*.sql")}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT p.oid::regprocedure::text FROM pg_proc AS p
+            WHERE p.pronamespace = 'public'::regnamespace AND p.proname = ANY (%s)
+            ORDER BY 1
+            """,
+            [sorted(names)],
+        )
+        return [row[0] for row in cursor.fetchall()]

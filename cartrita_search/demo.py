@@ -1,0 +1,282 @@
+"""What `manage.py demo` does: search the standard library's own documentation.
+
+The corpus is on every machine that runs Python, is real prose about things
+that people ask for, and needs no download.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import importlib
+import inspect
+import itertools
+import re
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+SOURCE = "python_stdlib"
+
+#: Shorter docstrings ("Return the name.") answer no question.
+MIN_CHARACTERS = 40
+
+#: Test suites, applications and superseded code; modules that do something when imported;
+#: and the modules for graphics and character tables, large and seldom asked about.
+SKIPPED = frozenset(
+    {
+        "__main__",
+        "antigravity",
+        "distutils",
+        "encodings",
+        "ensurepip",
+        "idlelib",
+        "lib2to3",
+        "pydoc_data",
+        "test",
+        "tests",
+        "this",
+        "tkinter",
+        "turtle",
+        "turtledemo",
+    }
+)
+
+#: Private modules written in Python whose contents everyone knows by a public name.
+PUBLIC_NAMES = {
+    "_collections_abc": "collections.abc",
+    "_pydatetime": "datetime",
+    "_pydecimal": "decimal",
+    "_threading_local": "threading",
+    "_weakrefset": "weakref",
+}
+
+#: Modules written in C have no source to parse and are imported instead. These are
+#: the ones whose import has no effect; the value is the public name of the contents.
+C_MODULES = {
+    "array": "array",
+    "binascii": "binascii",
+    "builtins": "",
+    "cmath": "cmath",
+    "fcntl": "fcntl",
+    "gc": "gc",
+    "itertools": "itertools",
+    "marshal": "marshal",
+    "math": "math",
+    "mmap": "mmap",
+    "resource": "resource",
+    "select": "select",
+    "sys": "sys",
+    "time": "time",
+    "unicodedata": "unicodedata",
+    "zlib": "zlib",
+    "_collections": "collections",
+    "_csv": "csv",
+    "_io": "io",
+    "_socket": "socket",
+    "_sqlite3": "sqlite3",
+    "_struct": "struct",
+    "nt": "os",
+    "posix": "os",
+}
+
+
+@dataclass(frozen=True)
+class Docstring:
+    """What one public object of the standard library says about itself.
+
+    ``name`` is the qualified name, unique in the corpus. ``kind`` is "module",
+    "class", "function" or "method". ``signature`` is "" where it is not known.
+    """
+
+    name: str
+    kind: str
+    signature: str
+    text: str
+
+    @property
+    def title(self) -> str:
+        """The name with its signature."""
+        return self.name + self.signature
+
+
+def collect(limit: int | None = None) -> list[Docstring]:
+    """The docstrings of the running Python's standard library, ordered by name.
+
+    Modules written in Python are parsed, not imported, so nothing of theirs
+    runs. Of objects with the very same text the first is kept. A ``limit``
+    takes that many, spread evenly over the names.
+    """
+    docs: dict[str, Docstring] = {}
+    texts: set[str] = set()
+    for doc in itertools.chain(_imported_modules(), _parsed_modules()):
+        if len(doc.text) >= MIN_CHARACTERS and doc.name not in docs and doc.text not in texts:
+            docs[doc.name] = doc
+            texts.add(doc.text)
+    ordered = sorted(docs.values(), key=lambda doc: doc.name)
+    if limit is None or limit >= len(ordered):
+        return ordered
+    return [ordered[i * len(ordered) // limit] for i in range(limit)]
+
+
+# Modules written in Python
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+_Definition = _Function | ast.ClassDef
+
+
+def _parsed_modules() -> Iterator[Docstring]:
+    library = Path(sysconfig.get_path("stdlib"))
+    for module in sorted(sys.stdlib_module_names - SKIPPED):
+        for file in (library / f"{module}.py", *sorted((library / module).rglob("*.py"))):
+            parts = file.relative_to(library).with_suffix("").parts
+            if file.is_file() and SKIPPED.isdisjoint(parts):
+                yield from _parsed_module(file, [part for part in parts if part != "__init__"])
+
+
+def _parsed_module(file: Path, parts: list[str]) -> Iterator[Docstring]:
+    tree = _parse(file)
+    module = ".".join(parts)
+    module = PUBLIC_NAMES.get(module, module)
+    package = ".".join(parts[:-1])
+    reexported = _reexported(file, parts[-1], tree) if _is_public(package) else set()
+    public = _is_public(module)
+    if public:
+        yield Docstring(module, "module", "", _docstring(tree))
+    for node in _definitions(tree.body):
+        if node.name in reexported:  # asyncio/runners.py defines what is known as asyncio.run
+            yield from _parsed_definition(node, package)
+        elif public:
+            yield from _parsed_definition(node, module)
+
+
+def _parsed_definition(
+    node: _Definition, owner: str, *, in_class: bool = False
+) -> Iterator[Docstring]:
+    if node.name.startswith("_"):
+        return
+    name = f"{owner}.{node.name}"
+    if not isinstance(node, ast.ClassDef):
+        kind = "method" if in_class else "function"
+        yield Docstring(name, kind, _signature(node, in_class), _docstring(node))
+        return
+    members = list(_definitions(node.body))
+    signature, text = "", _docstring(node)
+    for member in members:
+        if member.name == "__init__" and isinstance(member, _Function):
+            signature, text = _signature(member, True), text or _docstring(member)
+    yield Docstring(name, "class", signature, text)
+    for member in members:
+        yield from _parsed_definition(member, name, in_class=True)
+
+
+def _is_public(module: str) -> bool:
+    return all(part and not part.startswith("_") for part in module.split("."))
+
+
+def _reexported(file: Path, submodule: str, tree: ast.Module) -> set[str]:
+    """The names of a submodule that its package offers as its own."""
+    directory = file.parent.parent if file.name == "__init__.py" else file.parent
+    package = _parse(directory / "__init__.py")
+    names = _listed(package)
+    for node in _statements(package.body):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[-1] == submodule:
+            imported = {alias.name for alias in node.names}
+            everything = _listed(tree) or {
+                definition.name for definition in _definitions(tree.body)
+            }
+            names |= everything if imported == {"*"} else imported
+    return names
+
+
+def _listed(tree: ast.Module) -> set[str]:
+    """The names that a module's `__all__` spells out."""
+    return {
+        part.value
+        for node in _statements(tree.body)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        for part in ast.walk(node.value)
+        if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    }
+
+
+def _definitions(body: Iterable[ast.stmt]) -> Iterator[_Definition]:
+    return (node for node in _statements(body) if isinstance(node, _Definition))
+
+
+def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a block, with those under an `if` or a `try` in their place."""
+    for node in body:
+        if isinstance(node, ast.If | ast.Try):
+            yield from _statements([*node.body, *node.orelse])
+        else:
+            yield node
+
+
+@lru_cache(maxsize=8)  # a package's __init__ is asked for again by each of its modules
+def _parse(file: Path) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return ast.parse(file.read_bytes())
+
+
+def _docstring(node: ast.Module | _Definition) -> str:
+    return (ast.get_docstring(node) or "").strip()
+
+
+def _signature(node: _Function, in_class: bool) -> str:
+    """The arguments as a caller sees them: no annotations, no `self` or `cls`."""
+    decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+    if any(decorator.endswith("property") for decorator in decorators):
+        return ""
+    arguments = copy.deepcopy(node.args)
+    for argument in ast.walk(arguments):
+        if isinstance(argument, ast.arg):
+            argument.annotation = None
+    if in_class and "staticmethod" not in decorators:
+        del (arguments.posonlyargs or arguments.args)[:1]
+    return f"({ast.unparse(arguments)})"
+
+
+# Modules written in C
+
+
+def _imported_modules() -> Iterator[Docstring]:
+    for name, public_name in C_MODULES.items():
+        try:
+            module = importlib.import_module(name)
+        except ImportError:  # not on this platform
+            continue
+        if public_name == name:
+            yield Docstring(name, "module", "", _own_docstring(module))
+        yield from _imported_members(module, public_name)
+
+
+def _imported_members(owner: Any, prefix: str) -> Iterator[Docstring]:
+    in_class = inspect.isclass(owner)
+    for member_name in sorted(name for name in vars(owner) if not name.startswith("_")):
+        member = getattr(owner, member_name)
+        name = f"{prefix}.{member_name}".lstrip(".")
+        if inspect.isclass(member):
+            if member.__name__ == member_name:  # not an alias: IOError is OSError
+                yield Docstring(name, "class", "", _own_docstring(member))
+                yield from _imported_members(member, name)
+        elif inspect.isroutine(member):
+            kind = "method" if in_class else "function"
+            yield Docstring(name, kind, _c_signature(member), _own_docstring(member))
+
+
+def _own_docstring(member: Any) -> str:
+    return inspect.cleandoc(member.__doc__ or "").strip()  # inspect.getdoc would inherit one
+
+
+def _c_signature(member: Any) -> str:
+    # inspect.signature would evaluate the defaults, and fails on some.
+    signature = getattr(member, "__text_signature__", None) or ""
+    return re.sub(r"^\(\$\w+(, /)?(, )?", "(", signature)

@@ -1,0 +1,1 @@
+DROP FUNCTION public.document_content_hash;

@@ -1,0 +1,2 @@
+DROP TRIGGER search_documents_content_hash ON public.search_documents;
+DROP FUNCTION public.search_documents_content_hash;

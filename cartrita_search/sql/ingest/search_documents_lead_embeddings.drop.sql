@@ -1,0 +1,2 @@
+DROP TRIGGER search_documents_lead_embeddings ON public.search_documents;
+DROP FUNCTION public.search_documents_lead_embeddings;

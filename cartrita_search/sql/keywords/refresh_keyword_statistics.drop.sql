@@ -1,0 +1,1 @@
+DROP FUNCTION public.refresh_keyword_statistics;

@@ -1,0 +1,1 @@
+DROP FUNCTION public.hybrid_search_for_user;

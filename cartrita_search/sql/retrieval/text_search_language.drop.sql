@@ -1,0 +1,1 @@
+DROP FUNCTION public.text_search_language;

@@ -1,0 +1,28 @@
+-- text_search_language(name) -> regconfig
+--
+-- Promises   the text search configuration of that name; SE008 if there is none.
+-- Called by  upsert_embedding and keyword_query.
+-- Volatility STABLE.
+
+CREATE FUNCTION public.text_search_language(p_name text)
+RETURNS regconfig
+LANGUAGE plpgsql
+STABLE
+PARALLEL SAFE
+SET search_path = public, pg_temp
+AS $$
+BEGIN
+    RETURN p_name::regconfig;
+EXCEPTION
+    WHEN undefined_object OR invalid_name OR syntax_error OR invalid_schema_name
+        OR invalid_text_representation THEN
+        RAISE EXCEPTION 'There is no text search configuration "%".', left(p_name, 100)
+            USING ERRCODE = 'SE008',
+                HINT = 'Nothing was changed. psql''s \dF lists them; "simple" fits any language.';
+END;
+$$;
+
+REVOKE EXECUTE ON FUNCTION public.text_search_language FROM PUBLIC;
+
+COMMENT ON FUNCTION public.text_search_language IS
+    'The named text search configuration; raises SE008 where there is none.';

@@ -1,0 +1,1 @@
+DROP TABLE public.redis_sessions;

@@ -1,0 +1,1 @@
+DROP FUNCTION public.begin_vector_scan;

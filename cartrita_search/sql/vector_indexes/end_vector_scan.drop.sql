@@ -1,0 +1,1 @@
+DROP FUNCTION public.end_vector_scan;

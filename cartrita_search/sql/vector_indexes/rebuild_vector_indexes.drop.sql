@@ -1,0 +1,1 @@
+DROP FUNCTION public.rebuild_vector_indexes;

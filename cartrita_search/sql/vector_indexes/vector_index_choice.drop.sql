@@ -1,0 +1,1 @@
+DROP TYPE public.vector_index_choice;

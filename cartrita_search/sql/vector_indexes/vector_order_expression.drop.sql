@@ -1,0 +1,1 @@
+DROP FUNCTION public.vector_order_expression;

@@ -1,0 +1,94 @@
+"""Plain-text tables and progress for the management commands."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
+
+#: What a table takes of the terminal, in columns.
+WIDTH = 100
+
+#: What a cut column keeps, in columns: a letter and the dots.
+MIN_COLUMN = 4
+
+
+def table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Sequence[int] = (),
+    width: int = WIDTH,
+) -> str:
+    """Rows under headers, at most ``width`` columns wide as the terminal shows them.
+
+    Columns named in ``right`` (by position) are aligned to the right. None shows
+    as "-", a float with three decimals. Where the whole is too wide, the widest
+    columns are cut. Control characters in stored text never reach the terminal.
+    """
+    lines = [[_cell(value) for value in row] for row in (headers, *rows)]
+    widths = [max(map(_columns, column)) for column in zip(*lines, strict=True)]
+    while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > MIN_COLUMN:
+        widths[widths.index(max(widths))] -= 1
+    lines.insert(1, ["-" * column_width for column_width in widths])
+    return "\n".join(
+        "  ".join(
+            _fit(cell, column_width, to_the_right=position in right)
+            for position, (cell, column_width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+@contextmanager
+def progress(total: int, label: str, stream: TextIO) -> Iterator[Callable[[int], object]]:
+    """Yield ``advance(n)``, to be called as work is done, until ``total`` is reached.
+
+    A bar on a terminal; elsewhere (a log, a pipe) one line for each tenth done.
+    """
+    if stream.isatty():
+        from tqdm import tqdm
+
+        with tqdm(total=total, desc=label, file=stream, ncols=80) as bar:
+            yield bar.update
+        return
+
+    done = tenths = 0
+
+    def advance(n: int) -> None:
+        nonlocal done, tenths
+        done += n
+        if total and done * 10 // total > tenths:
+            tenths = done * 10 // total
+            stream.write(f"{label}: {done} of {total} ({tenths * 10} %)\n")
+            stream.flush()
+
+    yield advance
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    printable = "".join(c if c.isprintable() else " " for c in str(value))
+    return " ".join(printable.split())
+
+
+def _columns(text: str) -> int:
+    """How many columns a terminal gives ``text`` (Unicode Standard Annex 11)."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+def _fit(text: str, width: int, *, to_the_right: bool) -> str:
+    if _columns(text) > width:
+        text = text[:width]
+        while _columns(text) > width - 3:
+            text = text[:-1]
+        text += "..."
+    padding = " " * (width - _columns(text))
+    return padding + text if to_the_right else text + padding

@@ -1,0 +1,30 @@
+#!/usr/bin/env python
+"""Django's command line."""
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run a command. What the user can mend himself is told in one line, without a traceback."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cartrita.settings")
+    try:
+        from django.core.exceptions import ImproperlyConfigured
+        from django.core.management import execute_from_command_line
+    except ImportError as error:
+        sys.exit(
+            f"Django cannot be imported ({error}): run `make venv`, then use .venv/bin/python."
+        )
+
+    from cartrita_search.errors import SearchError
+
+    try:
+        execute_from_command_line(sys.argv)
+    except (ImproperlyConfigured, SearchError) as error:
+        if "--traceback" in sys.argv:
+            raise
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main()

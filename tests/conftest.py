@@ -1,0 +1,117 @@
+"""The servers of a test run, and raw connections to its database."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import psycopg
+import pytest
+from django.conf import settings
+from django.db import connection, connections
+from django.test.utils import setup_databases
+from pytest_django import DjangoDbBlocker
+
+from cartrita.embedded.postgres import EmbeddedPostgres
+from cartrita.embedded.redis import EmbeddedRedis
+
+
+class Connect(Protocol):
+    """Opens a psycopg connection to the test database, closed when the test ends."""
+
+    def __call__(self, *, autocommit: bool = True, **options: Any) -> psycopg.Connection: ...
+
+
+class Manage(Protocol):
+    """Runs ``manage.py`` in a process of its own, on the servers of this run."""
+
+    def __call__(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture(scope="session", autouse=True)
+def embedded_servers() -> Iterator[Path]:
+    """A folder of this run's own for both servers; they start when first used.
+
+    Runs at the same time share nothing, and none touches development's data.
+    """
+    with tempfile.TemporaryDirectory(prefix="cartrita-test-") as folder:
+        settings.EMBEDDED_DIR = Path(folder)
+        yield settings.EMBEDDED_DIR
+        EmbeddedPostgres.from_settings().stop()
+        EmbeddedRedis.from_settings().stop()
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(
+    embedded_servers: Path, django_test_environment: None, django_db_blocker: DjangoDbBlocker
+) -> Iterator[None]:
+    """The migrated test database, for tests that only use raw connections too.
+
+    pytest-django's own makes it only if some test has the django_db mark. It is
+    not dropped: the server goes, and it with it.
+    """
+    with django_db_blocker.unblock():
+        setup_databases(verbosity=0, interactive=False, serialized_aliases=set())
+    yield
+    connections.close_all()
+
+
+@pytest.fixture(scope="session")
+def database(django_db_setup: None) -> dict[str, Any]:
+    """psycopg's connection parameters of the migrated test database."""
+    params = connection.settings_dict
+    return {
+        "host": params["HOST"],
+        "port": params["PORT"],
+        "user": params["USER"],
+        "dbname": params["NAME"],
+    }
+
+
+@pytest.fixture
+def connect(database: dict[str, Any]) -> Iterator[Connect]:
+    """As many raw connections as a test asks for."""
+    with ExitStack() as stack:
+
+        def _connect(*, autocommit: bool = True, **options: Any) -> psycopg.Connection:
+            opened = psycopg.connect(**database | options, autocommit=autocommit)
+            stack.callback(opened.close)
+            return opened
+
+        yield _connect
+
+
+@pytest.fixture
+def pg(connect: Connect) -> psycopg.Connection:
+    """One raw connection in autocommit mode: as an application without Django sees it."""
+    return connect()
+
+
+@pytest.fixture
+def manage(database: dict[str, Any]) -> Manage:
+    """``manage.py`` as an operator runs it, on the test database and this run's Redis."""
+    base = {
+        "PATH": os.environ["PATH"],
+        "ENV_FILE": os.devnull,
+        "DEBUG": "true",
+        "DATABASE_URL": "postgres://{user}@:{port}/{dbname}?host={host}".format(**database),
+        "CARTRITA_EMBEDDED_DIR": str(settings.EMBEDDED_DIR),
+    }
+
+    def _manage(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=settings.BASE_DIR,
+            env=base | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return _manage

@@ -1,0 +1,287 @@
+"""What each variable of the environment does to the settings."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.test import Client
+from environ import Env
+
+from tests.conftest import Manage
+
+KEY = "a-key-long-enough-for-the-deployment-check-to-like-it-0123456789"
+SETTINGS = settings.BASE_DIR / "cartrita" / "settings.py"
+EMBEDDED = "cartrita.embedded"
+POSTGRESQL = "django.db.backends.postgresql"
+
+Load = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
+    """The settings module, executed in an environment of these variables alone."""
+
+    def _load(**variables: str) -> dict[str, Any]:
+        monkeypatch.setattr(Env, "ENVIRON", {"ENV_FILE": os.devnull} | variables)
+        return runpy.run_path(str(SETTINGS))
+
+    return _load
+
+
+# --- The site ---------------------------------------------------------------
+
+
+def test_debug_is_off_unless_asked_for(load: Load) -> None:
+    assert load(SECRET_KEY=KEY)["DEBUG"] is False
+    assert load(SECRET_KEY=KEY, DEBUG="")["DEBUG"] is False
+    assert load(DEBUG="true")["DEBUG"] is True
+
+
+def test_a_site_without_a_key_does_not_start_and_says_how_to_make_one(load: Load) -> None:
+    with pytest.raises(ImproperlyConfigured, match="token_urlsafe") as refused:
+        load()
+    assert "\n" not in str(refused.value)
+    assert load(DEBUG="true")["SECRET_KEY"].startswith("django-insecure-")
+
+
+def test_manage_tells_a_missing_key_in_one_line(manage: Manage) -> None:
+    done = manage("check", DEBUG="false")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "SECRET_KEY" in done.stderr
+
+
+def test_the_deployment_check_is_clean(manage: Manage) -> None:
+    done = manage(
+        *("check", "--deploy", "--fail-level", "WARNING"),
+        DEBUG="false",
+        SECRET_KEY=KEY,
+        ALLOWED_HOSTS="search.example.org",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no issues" in done.stdout
+
+
+def test_browsers_are_held_to_https_unless_in_development(load: Load) -> None:
+    production, development = load(SECRET_KEY=KEY), load(DEBUG="true")
+    for name in ("SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE", "SECURE_SSL_REDIRECT"):
+        assert (production[name], development[name]) == (True, False)
+    assert production["SECURE_HSTS_SECONDS"] == 31_536_000
+    assert development["SECURE_HSTS_SECONDS"] == 0
+
+    assert load(SECRET_KEY=KEY, SECURE_SSL_REDIRECT="false")["SECURE_SSL_REDIRECT"] is False
+    without = load(SECRET_KEY=KEY, SECURE_HSTS_SECONDS="0")
+    assert without["SECURE_HSTS_INCLUDE_SUBDOMAINS"] is without["SECURE_HSTS_PRELOAD"] is False
+
+
+def test_a_proxy_is_believed_only_when_told_to(load: Load) -> None:
+    assert "SECURE_PROXY_SSL_HEADER" not in load(SECRET_KEY=KEY)
+    trusting = load(SECRET_KEY=KEY, TRUST_X_FORWARDED_PROTO="true")
+    assert trusting["SECURE_PROXY_SSL_HEADER"] == ("HTTP_X_FORWARDED_PROTO", "https")
+
+
+def test_lists_are_separated_by_commas_with_or_without_space(load: Load) -> None:
+    loaded = load(SECRET_KEY=KEY, ALLOWED_HOSTS="a.org, b.org,", CSRF_TRUSTED_ORIGINS="")
+    assert loaded["ALLOWED_HOSTS"] == ["a.org", "b.org"]
+    assert loaded["CSRF_TRUSTED_ORIGINS"] == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("CONN_MAX_AGE", "a minute"), ("EMBEDDER_OPTIONS", "{threads: 2}")]
+)
+def test_a_value_that_cannot_be_read_is_named(load: Load, variable: str, value: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=variable):
+        load(DEBUG="true", **{variable: value})
+
+
+def test_the_env_file_is_read_and_the_environment_wins(load: Load, tmp_path: Path) -> None:
+    file = tmp_path / "env"
+    file.write_text("DEBUG=true\nLOG_LEVEL=warning\nCONN_MAX_AGE=5\n")
+    loaded = load(ENV_FILE=str(file), CONN_MAX_AGE="7")
+    assert loaded["DEBUG"] is True
+    assert loaded["LOGGING"]["root"]["level"] == "WARNING"
+    assert loaded["DATABASES"]["default"]["CONN_MAX_AGE"] == 7
+
+
+def test_the_root_of_the_site_leads_to_the_admin(client: Client) -> None:
+    assert client.get("/").headers["Location"] == "/admin/"
+
+
+# --- PostgreSQL -------------------------------------------------------------
+
+
+def test_with_no_database_named_it_is_the_embedded_one(load: Load) -> None:
+    database = load(DEBUG="true", DATABASE_URL="", POSTGRES_HOST="")["DATABASES"]["default"]
+    assert (database["ENGINE"], database["NAME"]) == (EMBEDDED, "cartrita")
+
+
+def test_a_database_by_url(load: Load) -> None:
+    url = "postgres://me:p%40ss@db.example.org:6432/search?sslmode=verify-full"
+    database = load(DEBUG="true", DATABASE_URL=url)["DATABASES"]["default"]
+    assert database == {
+        "ENGINE": POSTGRESQL,
+        "HOST": "db.example.org",
+        "PORT": 6432,
+        "NAME": "search",
+        "USER": "me",
+        "PASSWORD": "p@ss",
+        "OPTIONS": {"sslmode": "verify-full"},
+        "CONN_MAX_AGE": 60,
+        "CONN_HEALTH_CHECKS": True,
+    }
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgres://me@%2Frun%2Fpostgresql/search", "postgres://me@/search?host=/run/postgresql"],
+)
+def test_a_database_by_url_may_be_behind_a_socket(load: Load, url: str) -> None:
+    database = load(DEBUG="true", DATABASE_URL=url)["DATABASES"]["default"]
+    assert (database["HOST"], database["NAME"]) == ("/run/postgresql", "search")
+
+
+@pytest.mark.parametrize("url", ["mysql://me@localhost/search", "sqlite:///search.db", "search"])
+def test_a_database_that_is_not_postgresql_is_refused(load: Load, url: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="PostgreSQL"):
+        load(DEBUG="true", DATABASE_URL=url)
+
+
+def test_a_database_by_parts(load: Load) -> None:
+    database = load(
+        DEBUG="true",
+        POSTGRES_HOST="db",
+        POSTGRES_DB="search",
+        POSTGRES_USER="me",
+        POSTGRES_PASSWORD="$literally",
+        POSTGRES_SSL="true",
+    )["DATABASES"]["default"]
+    assert (database["ENGINE"], database["HOST"], database["PORT"]) == (POSTGRESQL, "db", "5432")
+    assert (database["NAME"], database["USER"]) == ("search", "me")
+    assert database["PASSWORD"] == "$literally"
+    assert database["OPTIONS"] == {"sslmode": "require"}
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["POSTGRES_HOST", "POSTGRES_PORT", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"],
+)
+def test_one_part_is_enough_to_mean_a_database_of_ones_own(load: Load, part: str) -> None:
+    assert load(DEBUG="true", **{part: "5433"})["DATABASES"]["default"]["ENGINE"] == POSTGRESQL
+
+
+def test_a_url_wins_over_parts(load: Load) -> None:
+    loaded = load(DEBUG="true", DATABASE_URL="postgres://one/db", POSTGRES_HOST="other")
+    assert loaded["DATABASES"]["default"]["HOST"] == "one"
+
+
+# --- Redis ------------------------------------------------------------------
+
+URL = "postgres://db/search"
+
+
+@pytest.mark.parametrize(
+    ("variables", "location", "session_engine"),
+    [
+        ({}, "embedded", "cached_db"),
+        ({"REDIS_URL": "redis://r:1/2"}, "redis://r:1/2", "cached_db"),
+        ({"REDIS_HOST": "r"}, "redis://r:6379/0", "cached_db"),
+        ({"REDIS_PORT": "7"}, "redis://localhost:7/0", "cached_db"),
+        ({"REDIS_URL": "redis://r:1/2", "DATABASE_URL": URL}, "redis://r:1/2", "cached_db"),
+        ({"REDIS_URL": "redis://r:1/2", "REDIS_HOST": "other"}, "redis://r:1/2", "cached_db"),
+        ({"DATABASE_URL": URL}, None, "db"),
+    ],
+)
+def test_where_the_cache_and_the_sessions_are(
+    load: Load, variables: dict[str, str], location: str | None, session_engine: str
+) -> None:
+    loaded = load(DEBUG="true", **variables)
+    assert loaded["CACHES"]["default"].get("LOCATION") == location
+    assert loaded["SESSION_ENGINE"] == f"django.contrib.sessions.backends.{session_engine}"
+
+
+def test_a_redis_password_is_taken_to_the_letter(load: Load) -> None:
+    options = load(DEBUG="true", REDIS_PASSWORD="$p@:/")["CACHES"]["default"]["OPTIONS"]
+    assert options["PASSWORD"] == "$p@:/"
+
+
+def test_a_redis_that_is_gone_breaks_nothing(manage: Manage) -> None:
+    script = (
+        "from django.core.cache import cache;"
+        "cache.set('key', 'value'); print(cache.get('key', 'nothing'))"
+    )
+    done = manage("shell", "--verbosity=0", "-c", script, REDIS_URL="redis://127.0.0.1:1/0")
+    assert (done.returncode, done.stdout) == (0, "nothing\n"), done.stderr
+    assert "Connection refused" in done.stderr  # ignored, and logged
+
+
+# --- Search -----------------------------------------------------------------
+
+
+def test_the_embedder_is_the_demos_in_development_and_none_in_production(load: Load) -> None:
+    demo = "cartrita_search.embedders.OnnxEmbedder"
+    assert load(DEBUG="true")["CARTRITA_SEARCH"]["EMBEDDER"] == demo
+    assert load(SECRET_KEY=KEY)["CARTRITA_SEARCH"] == {
+        "EMBEDDER": None,
+        "EMBEDDER_OPTIONS": {},
+        "GRANT_ROLE": "",
+    }
+
+
+def test_search_settings_come_from_the_environment(load: Load) -> None:
+    loaded = load(
+        SECRET_KEY=KEY,
+        EMBEDDER="house.Embedder",
+        EMBEDDER_OPTIONS='{"threads": 2}',
+        GRANT_ROLE="app",
+    )
+    assert loaded["CARTRITA_SEARCH"] == {
+        "EMBEDDER": "house.Embedder",
+        "EMBEDDER_OPTIONS": {"threads": 2},
+        "GRANT_ROLE": "app",
+    }
+
+
+# --- One place, and it is documented ----------------------------------------
+
+
+def declared() -> set[str]:
+    return set(runpy.run_path(str(SETTINGS))["env"].scheme)
+
+
+def test_env_example_documents_every_variable_and_no_other() -> None:
+    text = (settings.BASE_DIR / ".env.example").read_text()
+    assert set(re.findall(r"^(?:# )?([A-Z][A-Z_]+)=", text, re.MULTILINE)) == declared()
+
+
+def test_the_settings_read_what_they_declare() -> None:
+    read = {
+        call.args[0].value
+        for call in ast.walk(ast.parse(SETTINGS.read_text()))
+        if isinstance(call, ast.Call)
+        and re.fullmatch(r"env(\.\w+)?", ast.unparse(call.func))
+        and call.args
+        and isinstance(call.args[0], ast.Constant)
+    }
+    # The names in the tuples that any() goes through are read by one loop each.
+    looped = set(re.findall(r'"((?:POSTGRES|REDIS)_\w+)"', SETTINGS.read_text()))
+    assert read | looped == declared()
+
+
+def test_nothing_else_reads_the_environment() -> None:
+    readers = {
+        str(path.relative_to(settings.BASE_DIR))
+        for package in ("cartrita", "cartrita_search")
+        for path in (settings.BASE_DIR / package).rglob("*.py")
+        if re.search(r"\b(environ|getenv)\b", path.read_text())
+    }
+    # The two servers' entry points only name the settings module, as Django has them do.
+    assert readers == {"cartrita/settings.py", "cartrita/wsgi.py", "cartrita/asgi.py"}

@@ -1,0 +1,92 @@
+"""Tables and progress on a terminal, in a log, in a pipe."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from cartrita_search.terminal import progress, table
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_columns_line_up() -> None:
+    assert table(["name", "score"], [("a", 1.5), ("longer", None)], right=[1]).splitlines() == [
+        "name    score",
+        "------  -----",
+        "a       1.500",
+        "longer      -",
+    ]
+
+
+def test_headers_alone_are_a_table() -> None:
+    assert table(["name", "score"], []) == "name  score\n----  -----"
+
+
+def test_the_widest_columns_are_cut_to_fit() -> None:
+    long = "x" * 100_000
+    lines = table(["a", "b", "c"], [(1, long, long), (2, "short", "short")], width=40)
+    assert lines.splitlines() == [
+        "a  b                  c",
+        "-  -----------------  ------------------",
+        "1  xxxxxxxxxxxxxx...  xxxxxxxxxxxxxxx...",
+        "2  short              short",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("日本語" * 9, "日本語..."),
+        ("e\N{COMBINING ACUTE ACCENT}" * 9, "e\N{COMBINING ACUTE ACCENT}" * 9),
+    ],
+)
+def test_width_is_what_the_terminal_shows(text: str, cut: str) -> None:
+    assert table(["t"], [(text,)], width=9).splitlines()[2] == cut
+
+
+def test_wide_characters_take_two_columns() -> None:
+    assert table(["t", "n"], [("日本", 1), ("abcd", 2)]).splitlines()[2:] == ["日本  1", "abcd  2"]
+
+
+def test_stored_text_cannot_steer_the_terminal() -> None:
+    shown = table(["title"], [("\x1b[2Jgone\r\n\x07\u202ereversed",)])
+    assert shown.splitlines()[2] == "[2Jgone reversed"
+
+
+def test_a_log_gets_a_line_for_each_tenth() -> None:
+    log = io.StringIO()
+    with progress(35, "embedding", log) as advance:
+        for _ in range(35):
+            advance(1)
+    lines = log.getvalue().splitlines()
+    assert len(lines) == 10
+    assert lines[0] == "embedding: 4 of 35 (10 %)"
+    assert lines[-1] == "embedding: 35 of 35 (100 %)"
+
+
+def test_large_steps_skip_tenths() -> None:
+    log = io.StringIO()
+    with progress(10, "embedding", log) as advance:
+        advance(7)
+        advance(3)
+    assert log.getvalue() == "embedding: 7 of 10 (70 %)\nembedding: 10 of 10 (100 %)\n"
+
+
+def test_nothing_to_do_says_nothing() -> None:
+    log = io.StringIO()
+    with progress(0, "embedding", log):
+        pass
+    assert log.getvalue() == ""
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    terminal = Terminal()
+    with progress(4, "embedding", terminal) as advance:
+        advance(4)
+    assert "embedding: 100%|" in terminal.getvalue()
+    assert "4/4" in terminal.getvalue()
