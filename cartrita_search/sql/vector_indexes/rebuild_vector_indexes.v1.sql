@@ -6,12 +6,18 @@
 --            and is stored with the measured figure for every search to use.
 --            Keyword statistics are refreshed. Returns a line a model.
 --            All in one transaction: whatever fails, everything is as before.
--- Raises     SE003 unknown model, SE010 when another rebuild is running.
+-- Raises     SE003 unknown model, SE010 when another rebuild is running or has
+--            left an index behind.
 -- Called by  operators, as in v1.
--- Locks      SHARE on embeddings while it builds: writers wait, readers do not.
---            The swap at the end holds ACCESS EXCLUSIVE until commit; between the
---            two lies only the measuring, some tens of milliseconds a model.
---            The former index serves until then: no search is without one.
+-- Locks      SHARE on embeddings and SHARE ROW EXCLUSIVE on search_documents until
+--            commit: writers wait, readers do not. The swap is two renames, which
+--            no reader feels either. Only dropping the former index needs ACCESS
+--            EXCLUSIVE: tried for half a second at a time, never longer, since
+--            everybody queues behind such a lock, and a transaction that has read
+--            and now waits to write would deadlock with it. If it cannot be had,
+--            the former index stays under the name <index>__old, harmless but
+--            for the cost of keeping it up, and the report says so.
+--            No search is ever without an index.
 --            The command of the same name does not block writers.
 
 CREATE FUNCTION public.rebuild_vector_indexes(model text DEFAULT NULL)
@@ -27,8 +33,7 @@ DECLARE
     _plans vector_index_choice [] := '{}';
     _samples jsonb := '{}';
     _name text;
-    _width integer;
-    _widest integer;
+    _dropped boolean;
     _report text [] := '{}';
 BEGIN
     IF NOT pg_try_advisory_xact_lock(_lock) THEN
@@ -39,7 +44,22 @@ BEGIN
         RAISE EXCEPTION 'There is no embedding model "%".', left(model, 200)
             USING ERRCODE = 'SE003', HINT = 'SELECT name FROM embedding_models lists them.';
     END IF;
-    -- The counts that the plan is made from must not move under it.
+    -- To drop a leftover here would lock readers out for as long as we build.
+    SELECT c.relname INTO _name
+    FROM pg_class AS c
+    INNER JOIN embedding_models AS m
+        ON c.relname IN (vector_index_name(m.name) || '__new', vector_index_name(m.name) || '__old')
+    WHERE c.relnamespace = 'public'::regnamespace AND (model IS NULL OR m.name = model)
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'Index % is left from another rebuild.', _name
+            USING ERRCODE = 'SE010',
+                HINT = format('Nothing was changed. Drop it and try again: DROP INDEX CONCURRENTLY %I;', _name);
+    END IF;
+
+    -- In the order in which writers take them. The counts that the plan is made
+    -- from must not move under it.
+    LOCK TABLE search_documents IN SHARE ROW EXCLUSIVE MODE;
     LOCK TABLE embeddings IN SHARE MODE;
     IF to_regprocedure('refresh_keyword_statistics()') IS NOT NULL THEN
         PERFORM refresh_keyword_statistics();
@@ -62,7 +82,13 @@ BEGIN
     -- Then the swaps, and the measuring of what is now in place.
     FOREACH _plan IN ARRAY _plans LOOP
         _name := vector_index_name(_plan.model_name);
-        EXECUTE format('DROP INDEX IF EXISTS public.%I', _name);
+        IF to_regclass(format('public.%I', _name)) IS NOT NULL THEN
+            EXECUTE format('ALTER INDEX public.%I RENAME TO %I', _name, _name || '__old');
+        END IF;
+        IF _plan.method <> 'exact' THEN
+            EXECUTE format('ALTER INDEX public.%I RENAME TO %I', _name || '__new', _name);
+        END IF;
+        _dropped := drop_vector_index(_name || '__old');
         UPDATE embedding_models AS m
         SET index_method = _plan.method,
             index_storage = _plan.storage,
@@ -80,44 +106,32 @@ BEGIN
         IF _plan.method = 'exact' THEN
             _report := _report || format(
                 '%s: exact scan, no index; %s vectors. %s', _model.name, _plan.row_count, _plan.reason);
-            CONTINUE;
+        ELSE
+            _model := tune_vector_index(_model.name, _samples -> _model.name);
+            _report := _report || format(
+                '%s: %s on %s, %s; %s vectors; recall@10 %s at %s (target %s%s). %s',
+                _model.name,
+                CASE _plan.method WHEN 'hnsw' THEN 'HNSW' ELSE 'IVFFlat' END,
+                _plan.storage,
+                CASE _plan.method
+                    WHEN 'hnsw' THEN format('m %s, ef_construction %s', _plan.m, _plan.ef_construction)
+                    ELSE format('%s lists', _plan.lists)
+                END,
+                _plan.row_count,
+                coalesce(round(_model.measured_recall::numeric, 3)::text, 'not measured'),
+                CASE _plan.method
+                    WHEN 'hnsw' THEN format('ef_search %s', _model.ef_search)
+                    ELSE format('probes %s', _model.probes)
+                END,
+                _model.target_recall,
+                CASE WHEN _model.measured_recall < _model.target_recall THEN ', NOT reached' END,
+                _plan.reason);
         END IF;
-        EXECUTE format('ALTER INDEX public.%I RENAME TO %I', _name || '__new', _name);
-
-        _width := CASE _plan.method WHEN 'hnsw' THEN 40 ELSE ceil(sqrt(_plan.lists)) END;
-        _widest := CASE _plan.method WHEN 'hnsw' THEN 1000 ELSE _plan.lists END;
-        LOOP
-            IF _plan.method = 'hnsw' THEN
-                _model.ef_search := _width;
-            ELSE
-                _model.probes := _width;
-            END IF;
-            _model.measured_recall := vector_recall(_model, _samples -> _model.name);
-            EXIT WHEN _model.measured_recall >= _model.target_recall OR _width >= _widest;
-            _width := least(_widest, ceil(_width * 1.5));
-        END LOOP;
-        UPDATE embedding_models AS m
-        SET ef_search = _model.ef_search,
-            probes = _model.probes,
-            measured_recall = _model.measured_recall
-        WHERE m.name = _model.name;
-
-        _report := _report || format(
-            '%s: %s on %s, %s; %s vectors; recall@10 %s at %s %s (target %s%s). %s',
-            _model.name,
-            CASE _plan.method WHEN 'hnsw' THEN 'HNSW' ELSE 'IVFFlat' END,
-            _plan.storage,
-            CASE _plan.method
-                WHEN 'hnsw' THEN format('m %s, ef_construction %s', _plan.m, _plan.ef_construction)
-                ELSE format('%s lists', _plan.lists)
-            END,
-            _plan.row_count,
-            round(_model.measured_recall::numeric, 3),
-            CASE _plan.method WHEN 'hnsw' THEN 'ef_search' ELSE 'probes' END,
-            _width,
-            _model.target_recall,
-            CASE WHEN _model.measured_recall < _model.target_recall THEN ', NOT reached' END,
-            _plan.reason);
+        IF NOT _dropped THEN
+            _report := _report || format(
+                '%s: the former index is in use and stays; drop it later: DROP INDEX CONCURRENTLY %I;',
+                _model.name, _name || '__old');
+        END IF;
     END LOOP;
 
     ANALYZE public.embeddings;

@@ -1,0 +1,1 @@
+DROP FUNCTION public.tune_vector_index;
