@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from django.db import ProgrammingError, transaction
 from psycopg import sql
+from psycopg.errors import InsufficientPrivilege
 
 from .errors import InvalidArgument
 
@@ -60,7 +62,7 @@ def _version(text: str) -> tuple[int, ...]:
 def missing_requirement(connection: BaseDatabaseWrapper) -> Requirement | None:
     """What stands in the way of migrating this database, or None.
 
-    Reads catalogs only. Checked before any migration runs, so that a missing
+    Changes nothing. Checked before any migration runs, so that a missing
     extension leaves the database untouched.
     """
     minimum = ".".join(map(str, MINIMUM_PGVECTOR))
@@ -72,14 +74,13 @@ def missing_requirement(connection: BaseDatabaseWrapper) -> Requirement | None:
                    e.extversion,
                    e.extnamespace::regnamespace::text,
                    a.default_version,
-                   has_database_privilege(current_database(), 'CREATE'),
                    current_database()
             FROM (SELECT) AS one
             LEFT JOIN pg_extension AS e ON e.extname = 'vector'
             LEFT JOIN pg_available_extensions AS a ON a.name = 'vector'
             """
         )
-        server, schema, installed, namespace, available, may_create, database = cursor.fetchone()
+        server, schema, installed, namespace, available, database = cursor.fetchone()
     if server < MINIMUM_POSTGRESQL:
         return Requirement(
             f"PostgreSQL {server} is too old; {MINIMUM_POSTGRESQL} or newer is needed.",
@@ -111,10 +112,11 @@ def missing_requirement(connection: BaseDatabaseWrapper) -> Requirement | None:
             f"The server offers pgvector {available}; {minimum} or newer is needed.",
             "Install a newer package on the server, then run: CREATE EXTENSION vector;",
         )
-    if installed is None and not may_create:
+    if installed is None and not _may_create_pgvector(connection):
         return Requirement(
             f"pgvector is not in database {database}, and this role may not create it.",
-            "Run as the owner of the database: CREATE EXTENSION vector;",
+            "Run there as a superuser, or as your provider's administrator: "
+            "CREATE EXTENSION vector;",
         )
     if installed is not None and namespace != "public":
         return Requirement(
@@ -122,6 +124,24 @@ def missing_requirement(connection: BaseDatabaseWrapper) -> Requirement | None:
             "Run as the extension's owner: ALTER EXTENSION vector SET SCHEMA public;",
         )
     return None
+
+
+def _may_create_pgvector(connection: BaseDatabaseWrapper) -> bool:
+    """Whether this role may create the extension, found out by doing so and taking it back.
+
+    The catalogs do not tell: they list pgvector as untrusted, for superusers
+    only, also where a managed service lets others create it.
+    """
+    try:
+        with transaction.atomic(using=connection.alias):
+            with connection.cursor() as cursor:
+                cursor.execute("CREATE EXTENSION vector WITH SCHEMA public")
+            transaction.set_rollback(True, using=connection.alias)
+    except ProgrammingError as error:
+        if isinstance(error.__cause__, InsufficientPrivilege):
+            return False
+        raise
+    return True
 
 
 def pgvector_version(connection: BaseDatabaseWrapper) -> tuple[int, ...] | None:

@@ -1,4 +1,4 @@
-"""What `manage.py demo` does: search the standard library's own documentation.
+"""What ``manage.py demo`` does: search the standard library's own documentation.
 
 The corpus is on every machine that runs Python, is real prose about things
 that people ask for, and needs no download.
@@ -10,7 +10,6 @@ import ast
 import copy
 import importlib
 import inspect
-import itertools
 import re
 import sys
 import sysconfig
@@ -18,13 +17,16 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 from django.db import connection
 
 from .embedders import Embedder
+from .errors import InvalidArgument
 from .ingest import Document, content_hash, stored_hashes, upsert_documents
+from .models import SearchDocument
 from .retrieval import Hit, keyword_search, search, similarity_search
 from .terminal import table
 
@@ -34,30 +36,36 @@ QUESTIONS = (
     "how do I parse an ISO date",
     "run a function in another process",
     "find files recursively by pattern",
-    "remember the results of an expensive function",
-    "the largest few items of a list",
-    "wait until several coroutines have finished",
+    "cache the result of a function",
+    "run coroutines concurrently and gather their results",
+    "extract a zip archive",
     "copy a whole directory tree",
-    "split a shell command line into words",
 )
+
+#: Hits shown for a question; and of either leg alone.
+SHOWN, SHOWN_OF_A_LEG = 5, 3
+
+#: How far down a leg's own ranking is looked at to say where a hit stands in it.
+DEPTH = 50
 
 #: Documents embedded and stored at a time: an interrupted run repeats no more than these.
 CHUNK = 128
 
-#: How far down the single legs' own rankings are looked at, to say where a hit stands there.
-DEPTH = 50
+LEGEND = f"""\
+Below, for each question: the first {SHOWN} hits by meaning and words together (hybrid = 0.7 cosine
++ 0.3 BM25 / highest BM25) and where either leg alone ranks each ("-": not among its first {DEPTH});
+then what either leg alone would have put first."""
 
 #: Shorter docstrings ("Return the name.") answer no question.
 MIN_CHARACTERS = 40
 
-#: Test suites, applications and superseded code; modules that do something when imported;
-#: and the modules for graphics and character tables, large and seldom asked about.
+#: Files and folders left out.
 SKIPPED = frozenset(
     {
+        # test suites, applications, superseded code; what does something when imported
         "__main__",
         "antigravity",
         "distutils",
-        "encodings",
         "ensurepip",
         "idlelib",
         "lib2to3",
@@ -65,19 +73,34 @@ SKIPPED = frozenset(
         "test",
         "tests",
         "this",
+        "turtledemo",
+        # graphics and character tables: large, and seldom asked about
+        "encodings",
         "tkinter",
         "turtle",
-        "turtledemo",
+        # how asyncio and multiprocessing work inside, which their documentation leaves out
+        "forkserver",
+        "heap",
+        "popen_fork",
+        "popen_forkserver",
+        "popen_spawn_posix",
+        "popen_spawn_win32",
+        "reduction",
+        "resource_sharer",
+        "resource_tracker",
+        "spawn",
+        "staggered",
     }
 )
 
-#: Private modules written in Python whose contents everyone knows by a public name.
+#: What everyone knows by another name than that of the place where it is defined.
 PUBLIC_NAMES = {
     "_collections_abc": "collections.abc",
     "_pydatetime": "datetime",
     "_pydecimal": "decimal",
     "_threading_local": "threading",
     "_weakrefset": "weakref",
+    "multiprocessing.process.BaseProcess": "multiprocessing.Process",
 }
 
 #: Modules written in C have no source to parse and are imported instead. These are
@@ -133,12 +156,14 @@ def collect(limit: int | None = None) -> list[Docstring]:
     """The docstrings of the running Python's standard library, ordered by name.
 
     Modules written in Python are parsed, not imported, so nothing of theirs
-    runs. Of objects with the very same text the first is kept. A ``limit``
-    takes that many, spread evenly over the names.
+    runs. Of objects with the very same text the first is kept. A ``limit`` of 1
+    or more takes that many, spread evenly over the names.
     """
+    if limit is not None and limit < 1:
+        raise InvalidArgument(f"The limit must be at least 1, not {limit}.")
     docs: dict[str, Docstring] = {}
     texts: set[str] = set()
-    for doc in itertools.chain(_imported_modules(), _parsed_modules()):
+    for doc in chain(_imported_modules(), _parsed_modules()):
         if len(doc.text) >= MIN_CHARACTERS and doc.name not in docs and doc.text not in texts:
             docs[doc.name] = doc
             texts.add(doc.text)
@@ -152,6 +177,14 @@ def pending(docs: Iterable[Docstring], model: str) -> list[Docstring]:
     """Those whose text is not embedded under ``model`` yet, or has changed since."""
     stored = stored_hashes(SOURCE, model)
     return [doc for doc in docs if stored.get((doc.name, 0)) != content_hash(doc.title, doc.text)]
+
+
+def forget_others(docs: Iterable[Docstring]) -> int:
+    """Delete what is stored but not in ``docs``: another Python's; returns how many."""
+    others = SearchDocument.objects.filter(source_table=SOURCE).exclude(
+        source_id__in=[doc.name for doc in docs]
+    )
+    return others.delete()[0]
 
 
 def load(docs: Sequence[Docstring], embedder: Embedder) -> Iterator[int]:
@@ -183,18 +216,17 @@ def build_indexes(model: str) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """The first hits for a question, and what either leg alone ranks first."""
+    """The first hits for a question, and the first `DEPTH` of either leg alone."""
 
     question: str
     hybrid: list[Hit]
     vector_only: list[Hit]
     keyword_only: list[Hit]
 
-    def as_table(self) -> str:
-        """The hits with their scores and ranks in either leg; below, the legs' own choice."""
-        by_meaning, by_words = _ranks(self.vector_only), _ranks(self.keyword_only)
-        hits = table(
-            ["#", self.question, "matched by", "cosine", "BM25", "hybrid", "meaning", "words"],
+    def __str__(self) -> str:
+        vector_ranks, keyword_ranks = _ranks(self.vector_only), _ranks(self.keyword_only)
+        together = table(
+            ["#", "document", "matched_by", "cosine", "BM25", "hybrid", "vector #", "keyword #"],
             [
                 (
                     rank,
@@ -203,23 +235,27 @@ class Answer:
                     hit.vector_similarity,
                     hit.keyword_score,
                     hit.hybrid_score,
-                    by_meaning.get(hit.source_id),
-                    by_words.get(hit.source_id),
+                    vector_ranks.get(hit.source_id),
+                    keyword_ranks.get(hit.source_id),
                 )
                 for rank, hit in enumerate(self.hybrid, 1)
             ],
             right=[0, 3, 4, 5, 6, 7],
         )
-        legs = table(
-            ["#", "by meaning alone", "by words alone"],
+        alone = table(
+            ["#", "vector only", "keyword only"],
             [
-                (rank, *(hit.source_id if hit else None for hit in pair))
+                (rank, *(hit and hit.source_id for hit in pair))
                 for rank, pair in enumerate(
-                    itertools.zip_longest(self.vector_only[:3], self.keyword_only[:3]), 1
+                    zip_longest(
+                        self.vector_only[:SHOWN_OF_A_LEG], self.keyword_only[:SHOWN_OF_A_LEG]
+                    ),
+                    1,
                 )
             ],
+            right=[0],
         )
-        return f"{hits}\n\n{legs}"
+        return f"{self.question}\n\n{together}\n\n{alone}\n"
 
     def as_dict(self) -> dict[str, Any]:
         """The same for JSON."""
@@ -235,16 +271,16 @@ class Answer:
                 }
                 for hit in self.hybrid
             ],
-            "vector_only": [hit.title for hit in self.vector_only],
-            "keyword_only": [hit.title for hit in self.keyword_only],
+            "vector_only": [hit.title for hit in self.vector_only[:SHOWN]],
+            "keyword_only": [hit.title for hit in self.keyword_only[:SHOWN]],
         }
 
 
-def ask(question: str, limit: int = 5) -> Answer:
+def ask(question: str) -> Answer:
     """Hybrid search over the corpus with the default weights, and each leg alone."""
     return Answer(
         question,
-        search(question, source=SOURCE, limit=limit),
+        search(question, source=SOURCE, limit=SHOWN),
         similarity_search(question, source=SOURCE, limit=DEPTH),
         keyword_search(question, source=SOURCE, limit=DEPTH),
     )
@@ -291,6 +327,7 @@ def _parsed_definition(
     if node.name.startswith("_"):
         return
     name = f"{owner}.{node.name}"
+    name = PUBLIC_NAMES.get(name, name)
     if not isinstance(node, ast.ClassDef):
         kind = "method" if in_class else "function"
         yield Docstring(name, kind, _signature(node, in_class), _docstring(node))

@@ -8,23 +8,57 @@ test compares each model with the catalog.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
+from typing import Any
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.search import SearchVectorField
-from django.core.exceptions import ValidationError
-from django.core.validators import MaxValueValidator, MinValueValidator
-from django.db import models
+from django.core.exceptions import ObjectDoesNotExist, ValidationError
+from django.core.validators import MaxLengthValidator, MaxValueValidator, MinValueValidator
+from django.db import connection, models
 from django.db.models.functions import Now
 from pgvector.django import SparseVectorField, VectorField
 
 #: Tolerance of the sum of two weights; the database's CHECK has the same.
 WEIGHT_SUM_TOLERANCE = 1e-6
 
-_unit_interval = (MinValueValidator(0.0), MaxValueValidator(1.0))
+
+def validate_unit_interval(value: float) -> None:
+    """Refuse what is not in [0, 1]; NaN is in no interval."""
+    if not 0 <= value <= 1:
+        raise ValidationError("This must be between 0 and 1.")
 
 
-def _owner(related_name: str, **options: object) -> models.ForeignKey:
+def validate_target_recall(value: float) -> None:
+    """Refuse what is not in (0, 1]: a recall of 0 asks for nothing."""
+    if not 0 < value <= 1:
+        raise ValidationError("This must be above 0, and at most 1.")
+
+
+def validate_json_object(value: object) -> None:
+    """Refuse JSON that is not an object: a filter by metadata is a containment test."""
+    if not isinstance(value, dict):
+        raise ValidationError('This must be a JSON object, like {"key": "value"}.')
+
+
+def text_search_languages() -> list[str]:
+    """The names of the database's text search configurations, as they are stored."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT oid::regconfig::text FROM pg_ts_config ORDER BY 1")
+        return [name for (name,) in cursor.fetchall()]
+
+
+def validate_language(value: str) -> None:
+    """Refuse a name that no text search configuration has."""
+    # Only the stored spelling: pg_catalog.english would count as another corpus.
+    if value not in text_search_languages():
+        raise ValidationError(
+            "There is no text search configuration “%(value)s”.", params={"value": value}
+        )
+
+
+def _owner(related_name: str, help_text: str = "") -> models.ForeignKey[Any, Any]:
     """The person a row belongs to: a key without a database constraint.
 
     The table of people may not be Django's, and rows written by other clients
@@ -38,8 +72,22 @@ def _owner(related_name: str, **options: object) -> models.ForeignKey:
         db_index=False,
         on_delete=models.CASCADE,
         related_name=related_name,
-        **options,
+        help_text=help_text,
     )
+
+
+def owner_name(row: Any) -> str | None:
+    """The person whom a row belongs to, or None: it is everybody's.
+
+    A row of another client may name a person whom Django does not know.
+    """
+    if row.user_id is None:
+        return None
+    try:
+        person = row.user
+    except ObjectDoesNotExist:
+        person = None
+    return str(person) if person else f"user {row.user_id}"
 
 
 class SchemaMigration(models.Model):
@@ -66,6 +114,7 @@ class SearchSettings(models.Model):
     id = models.IntegerField(primary_key=True, default=1, editable=False)
     default_language = models.TextField(
         default="english",
+        validators=[validate_language],
         help_text="Text search configuration of documents and queries that name none.",
     )
     candidate_pool = models.IntegerField(
@@ -122,7 +171,9 @@ class SearchSettings(models.Model):
 
     def clean(self) -> None:
         super().clean()
-        if self.hnsw_ef_construction < 2 * self.hnsw_m:
+        # What is no number was refused with its own field; that error says enough.
+        numbers = (self.hnsw_ef_construction, self.hnsw_m)
+        if all(isinstance(n, int) for n in numbers) and numbers[0] < 2 * numbers[1]:
             raise ValidationError({"hnsw_ef_construction": "This must be at least twice m."})
 
 
@@ -141,7 +192,9 @@ class EmbeddingModel(models.Model):
 
     name = models.TextField(primary_key=True)
     dimensions = models.IntegerField()
-    is_default = models.BooleanField(default=False)
+    is_default = models.BooleanField(
+        "default", default=False, help_text="The model that a search naming none is answered by."
+    )
     index_method = models.TextField(choices=IndexMethod, default=IndexMethod.EXACT)
     index_storage = models.TextField(choices=IndexStorage, default=IndexStorage.VECTOR)
     hnsw_m = models.IntegerField(null=True, blank=True)
@@ -149,7 +202,11 @@ class EmbeddingModel(models.Model):
     ivfflat_lists = models.IntegerField(null=True, blank=True)
     ef_search = models.IntegerField(null=True, blank=True)
     probes = models.IntegerField(null=True, blank=True)
-    target_recall = models.FloatField(default=0.95)
+    target_recall = models.FloatField(
+        default=0.95,
+        validators=[validate_target_recall],
+        help_text="Recall@10, against the exact scan, that a rebuilt index is tuned to.",
+    )
     measured_recall = models.FloatField(null=True, blank=True)
     indexed_rows = models.BigIntegerField(null=True, blank=True)
     indexed_at = models.DateTimeField(null=True, blank=True)
@@ -168,16 +225,17 @@ class SearchDocument(models.Model):
     """One chunk of one row of a source table."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    source_table = models.TextField()
-    source_id = models.TextField()
-    chunk_index = models.IntegerField(default=0)
-    user = _owner("search_documents")
+    source_table = models.TextField(validators=[MaxLengthValidator(128)])
+    source_id = models.TextField(validators=[MaxLengthValidator(500)])
+    chunk_index = models.IntegerField(default=0, validators=[MinValueValidator(0)])
+    user = _owner("search_documents", help_text="The owner. Empty: shared with everybody.")
     title = models.TextField(blank=True, default="")
     content = models.TextField(blank=True, default="")
     tags = ArrayField(models.TextField(), default=list, blank=True)
-    language = models.TextField(default="english")
-    metadata = models.JSONField(default=dict, blank=True)
-    content_hash = models.TextField()
+    language = models.TextField(default="english", validators=[validate_language])
+    metadata = models.JSONField(default=dict, blank=True, validators=[validate_json_object])
+    # NULL asks the trigger to compute it.
+    content_hash = models.TextField(db_default=models.Value(None), editable=False)
     created_at = models.DateTimeField(db_default=Now())
     updated_at = models.DateTimeField(db_default=Now())
     search_vector = SearchVectorField(null=True, editable=False)
@@ -186,6 +244,12 @@ class SearchDocument(models.Model):
     class Meta:
         managed = False
         db_table = "search_documents"
+        constraints = (
+            models.UniqueConstraint(
+                fields=["source_table", "source_id", "chunk_index"],
+                name="search_documents_source_key",
+            ),
+        )
 
     def __str__(self) -> str:
         return self.title or f"{self.source_table}/{self.source_id}#{self.chunk_index}"
@@ -301,12 +365,12 @@ class RetrievalConfig(models.Model):
     config_name = models.TextField("name", default="default")
     vector_weight = models.FloatField(
         default=0.7,
-        validators=_unit_interval,
+        validators=[validate_unit_interval],
         help_text="Share of meaning (cosine similarity), from 0 to 1.",
     )
     keyword_weight = models.FloatField(
         default=0.3,
-        validators=_unit_interval,
+        validators=[validate_unit_interval],
         help_text="Share of words (BM25), from 0 to 1. The two weights sum to 1.",
     )
     rerank_enabled = models.BooleanField(default=False)
@@ -315,14 +379,14 @@ class RetrievalConfig(models.Model):
     )
     similarity_threshold = models.FloatField(
         default=0.0,
-        validators=_unit_interval,
+        validators=[validate_unit_interval],
         help_text="Documents whose cosine similarity is lower are found by their words only.",
     )
     is_active = models.BooleanField(
         "active", default=True, help_text="One row of a person (or of the site) is active."
     )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
-    updated_at = models.DateTimeField(db_default=Now(), editable=False)
+    updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:
         managed = False
@@ -339,17 +403,24 @@ class RetrievalConfig(models.Model):
         )
 
     def __str__(self) -> str:
-        return f"{self.user or 'site default'}: {self.vector_weight:g} / {self.keyword_weight:g}"
+        whose = owner_name(self) or "site default"
+        return f"{whose}: {self.vector_weight:g} / {self.keyword_weight:g}"
 
     def clean(self) -> None:
         super().clean()
-        # Either is None when its own field was refused; that error says enough.
+        # What is no number was refused with its own field; that error says enough.
         weights = (self.vector_weight, self.keyword_weight)
-        if None not in weights and abs(sum(weights) - 1) > WEIGHT_SUM_TOLERANCE:
+        if not all(isinstance(weight, (int, float)) for weight in weights):
+            return
+        if not abs(sum(weights) - 1) <= WEIGHT_SUM_TOLERANCE:
             raise ValidationError(
                 f"The weights must sum to 1; {weights[0]:g} and {weights[1]:g} "
                 f"sum to {sum(weights):g}."
             )
+
+    def validate_constraints(self, exclude: Collection[str] | None = None) -> None:
+        # A form that does not show the person must keep to the rule all the same.
+        super().validate_constraints(exclude=set(exclude or ()) - {"user"})
 
 
 class SearchPerformanceMetric(models.Model):

@@ -289,9 +289,9 @@ def _clean(text: str) -> str:
 
 def vector_literal(vector: Sequence[float]) -> str:
     """pgvector's text form. A NumPy array is taken as well as any sequence."""
-    values = vector.tolist() if hasattr(vector, "tolist") else list(vector)
     try:
-        finite = math.isfinite(sum(values))
+        values = vector.tolist() if hasattr(vector, "tolist") else list(vector)
+        finite = all(map(math.isfinite, values))
     except (TypeError, OverflowError) as error:
         raise InvalidArgument(
             "The vector holds something that is not a number.", "Nothing was changed."
@@ -301,4 +301,5 @@ def vector_literal(vector: Sequence[float]) -> str:
             "The vector is empty, or holds NaN or infinity.",
             "Nothing was changed. Check the embedder's output.",
         )
-    return f"[{','.join(map(repr, values))}]"
+    # float: the repr of a NumPy or Decimal number is not its digits alone.
+    return f"[{','.join(repr(float(value)) for value in values)}]"

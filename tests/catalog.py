@@ -21,7 +21,7 @@ WITH ours AS (
             WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
         )
 )
-SELECT 'relation', o.name, concat_ws(
+SELECT 'relation', o.name::text, concat_ws(
     E'\\n', c.relkind, c.relpersistence, m.amname, c.relowner::regrole, c.relacl::text,
     c.reloptions::text, t.reloptions::text, c.relrowsecurity, c.relreplident,
     obj_description(c.oid, 'pg_class'))
@@ -116,8 +116,3 @@ def read_catalog(connection: psycopg.Connection) -> Catalog:
     catalog = Catalog({(kind, name): definition for kind, name, definition in rows})
     assert len(catalog) == len(rows), "two objects under one name"
     return catalog
-
-
-def without(catalog: Catalog, *kinds: str) -> Catalog:
-    """The catalog without the objects of these kinds."""
-    return Catalog({key: value for key, value in catalog.items() if key[0] not in kinds})

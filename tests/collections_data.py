@@ -64,10 +64,10 @@ def documents(name: str) -> Iterator[CollectionDocument]:
             yield CollectionDocument(record["_id"], record.get("title") or "", record["text"])
 
 
-def document_ids(name: str) -> list[str]:
+@cache
+def document_ids(name: str) -> tuple[str, ...]:
     """The ids of the corpus, in the order of the rows of `document_vectors`."""
-    ids: list[str] = _json(name, "corpus_ids.json")
-    return ids
+    return tuple(_json(name, "corpus_ids.json"))
 
 
 @cache
@@ -75,7 +75,7 @@ def document_vectors(name: str) -> NDArray[np.float32]:
     """Unit vectors of the corpus, a row a document; read once, so not to be written to."""
     quantized = SHARED_DATA / name / "corpus_emb_int8.npy"
     if quantized.exists():
-        vectors = np.load(quantized).astype(np.float32)
+        vectors: NDArray[np.float32] = np.load(quantized).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     else:
         vectors = np.load(SHARED_DATA / name / "corpus_emb.npy").astype(np.float32)

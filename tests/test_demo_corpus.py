@@ -58,7 +58,7 @@ def test_every_document_can_be_stored_and_says_something(corpus: dict[str, Docst
         # defined in a submodule, known as the package's
         ("asyncio.run", "function", "asyncio.run(main, *, debug=None"),
         ("concurrent.futures.ProcessPoolExecutor", "class", None),
-        ("multiprocessing.process.BaseProcess", "class", None),
+        ("multiprocessing.Process", "class", "multiprocessing.Process(group=None, target=None,"),
         # written in C
         ("str.split", "method", "str.split(sep=None, maxsplit=-1)"),
         ("sorted", "function", None),

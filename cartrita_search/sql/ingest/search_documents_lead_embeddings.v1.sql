@@ -5,6 +5,9 @@
 -- Called by  the trigger of the same name, AFTER UPDATE, only for rows where
 --            one of these columns really changed.
 -- Locks      the document's rows in embeddings, for update.
+--
+-- The text is in the column list because search_documents_keywords() notes an
+-- overlong one in the metadata, and only what an UPDATE names fires a trigger.
 
 CREATE FUNCTION public.search_documents_lead_embeddings()
 RETURNS trigger
@@ -29,7 +32,8 @@ COMMENT ON FUNCTION public.search_documents_lead_embeddings IS
     'Carries a document''s change of owner, metadata or key over to its vectors.';
 
 CREATE TRIGGER search_documents_lead_embeddings
-    AFTER UPDATE OF source_table, source_id, chunk_index, user_id, metadata
+    AFTER UPDATE OF
+        source_table, source_id, chunk_index, user_id, metadata, title, content, language
     ON public.search_documents
     FOR EACH ROW
     WHEN (

@@ -50,7 +50,9 @@ BEGIN
         SELECT string_agg(m[1], ' ') INTO _operators
         FROM regexp_matches(_text, '(' || _negation || '|"[^"]*")', 'g') AS m;
         IF _operators IS NOT NULL THEN
-            restriction := websearch_to_tsquery(_configuration, _operators);
+            -- A phrase is a tree as deep as it has words: 14,500 of them exhausted
+            -- the stack at the default max_stack_depth.
+            restriction := websearch_to_tsquery(_configuration, left(_operators, 10000));
             IF numnode(restriction) = 0 THEN
                 restriction := NULL;
             END IF;

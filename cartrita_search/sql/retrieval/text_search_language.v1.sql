@@ -12,10 +12,14 @@ PARALLEL SAFE
 SET search_path = public, pg_temp
 AS $$
 BEGIN
+    -- The cast takes these for an object id, and looks for none.
+    IF p_name ~ '^(-|[0-9]+)$' THEN
+        RAISE undefined_object;
+    END IF;
     RETURN p_name::regconfig;
 EXCEPTION
     WHEN undefined_object OR invalid_name OR syntax_error OR invalid_schema_name
-        OR invalid_text_representation THEN
+        OR invalid_text_representation OR feature_not_supported THEN
         RAISE EXCEPTION 'There is no text search configuration "%".', left(p_name, 100)
             USING ERRCODE = 'SE008',
                 HINT = 'Nothing was changed. psql''s \dF lists them; "simple" fits any language.';

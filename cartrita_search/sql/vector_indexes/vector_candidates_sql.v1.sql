@@ -41,7 +41,8 @@ FROM (
     CASE WHEN p_by_source THEN ' AND e.source_table = $4' END,
     CASE WHEN p_by_metadata THEN ' AND e.metadata @> $5' END,
     CASE
-        WHEN p_model.index_method = 'exact' THEN 'e.embedding <=> $1'
+        -- Where many are as near as the last, the id decides which: pages are stable.
+        WHEN p_model.index_method = 'exact' THEN 'e.embedding <=> $1, e.id'
         ELSE format(
             '%s %s %s',
             public.vector_order_expression(p_model.index_storage, p_model.dimensions, 'e.embedding'),

@@ -1,0 +1,14 @@
+"""The admin: one module for each page, registered by being imported here."""
+
+from . import (  # noqa: F401
+    cache_invalidations,
+    embedding_models,
+    embeddings,
+    metrics,
+    redis_sessions,
+    retrieval_configs,
+    schema_migrations,
+    search_documents,
+    search_settings,
+    statistics,
+)

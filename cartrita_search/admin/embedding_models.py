@@ -1,0 +1,87 @@
+"""Embedding models: which is the default, what index each has and should have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db import connection
+from django.http import HttpRequest
+
+from ..models import EmbeddingModel
+from .base import ModelAdmin
+
+
+@admin.register(EmbeddingModel)
+class EmbeddingModelAdmin(ModelAdmin):
+    """A model is registered by its first vector, and its index recorded by a rebuild.
+
+    Neither is for hands: what is left to edit is the default and the target.
+    Deleting one means deleting its vectors first, which is no page's work.
+    """
+
+    list_display = (
+        "name",
+        "dimensions",
+        "is_default",
+        "index_method",
+        "index_storage",
+        "indexed_rows",
+        "measured_recall",
+        "target_recall",
+        "indexed_at",
+    )
+    fieldsets = (
+        (None, {"fields": ("name", "dimensions", "is_default", "created_at")}),
+        (
+            "Index in place",
+            {
+                "fields": (
+                    ("index_method", "index_storage"),
+                    ("hnsw_m", "hnsw_ef_construction", "ef_search"),
+                    ("ivfflat_lists", "probes"),
+                    ("indexed_rows", "indexed_at"),
+                )
+            },
+        ),
+        ("Recall@10", {"fields": (("target_recall", "measured_recall"),)}),
+        ("Index planned", {"fields": ("plan",)}),
+    )
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_readonly_fields(
+        self, request: HttpRequest, obj: EmbeddingModel | None = None
+    ) -> list[str]:
+        # The default is changed by choosing another, so that there always is one.
+        editable = {"target_recall"} if obj and obj.is_default else {"target_recall", "is_default"}
+        fields = [field.name for field in EmbeddingModel._meta.concrete_fields]
+        return [name for name in fields if name not in editable] + ["plan"]
+
+    def save_model(
+        self, request: HttpRequest, obj: EmbeddingModel, form: Any, change: bool
+    ) -> None:
+        # The admin's view holds the transaction that makes this one step.
+        if "is_default" in form.changed_data:
+            # Two who choose at the same time queue here; the later one wins.
+            list(EmbeddingModel.objects.select_for_update().order_by("pk"))
+            EmbeddingModel.objects.filter(is_default=True).update(is_default=False)
+        # Nothing else: a rebuild may have recorded its figures since the page was read.
+        obj.save(update_fields=form.changed_data)
+
+    @admin.display(description="plan")
+    def plan(self, model: EmbeddingModel) -> str:
+        """What ``vector_index_plan`` would build now, and its reason."""
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT method, storage, row_count, reason FROM vector_index_plan(%s)", [model.pk]
+            )
+            method, storage, rows, reason = cursor.fetchone()
+        index = EmbeddingModel.IndexMethod(method).label
+        if method != EmbeddingModel.IndexMethod.EXACT:
+            index += f" on {EmbeddingModel.IndexStorage(storage).label}"
+        return f"{index}, for {rows:,} vectors. {reason}"
