@@ -10,25 +10,29 @@ import ast
 import copy
 import importlib
 import inspect
+import platform
 import re
 import sys
 import sysconfig
+import textwrap
+import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import connection
 
-from .embedders import Embedder
+from .embedders import get_embedder
 from .errors import InvalidArgument
 from .ingest import Document, content_hash, stored_hashes, upsert_documents
 from .models import SearchDocument
 from .retrieval import Hit, keyword_search, search, similarity_search
-from .terminal import table
+from .terminal import WIDTH, progress, table
 
 SOURCE = "python_stdlib"
 
@@ -52,9 +56,9 @@ DEPTH = 50
 CHUNK = 128
 
 LEGEND = f"""\
-Below, for each question: the first {SHOWN} hits by meaning and words together (hybrid = 0.7 cosine
-+ 0.3 BM25 / highest BM25) and where either leg alone ranks each ("-": not among its first {DEPTH});
-then what either leg alone would have put first."""
+For each question, the first {SHOWN} hits by meaning and words together, with
+hybrid = 0.7 cosine + 0.3 BM25 / highest BM25, and where either leg alone ranks them
+("-": not among its first {DEPTH}); then what either leg alone would have put first."""
 
 #: Shorter docstrings ("Return the name.") answer no question.
 MIN_CHARACTERS = 40
@@ -173,43 +177,59 @@ def collect(limit: int | None = None) -> list[Docstring]:
     return [ordered[i * len(ordered) // limit] for i in range(limit)]
 
 
-def pending(docs: Iterable[Docstring], model: str) -> list[Docstring]:
-    """Those whose text is not embedded under ``model`` yet, or has changed since."""
-    stored = stored_hashes(SOURCE, model)
-    return [doc for doc in docs if stored.get((doc.name, 0)) != content_hash(doc.title, doc.text)]
+@dataclass(frozen=True)
+class Loaded:
+    """What `load` did. ``index`` is the report of the build: which index, and why."""
+
+    documents: int
+    embedded: int
+    seconds: float
+    index: str
 
 
-def forget_others(docs: Iterable[Docstring]) -> int:
-    """Delete what is stored but not in ``docs``: another Python's; returns how many."""
-    others = SearchDocument.objects.filter(source_table=SOURCE).exclude(
-        source_id__in=[doc.name for doc in docs]
-    )
-    return others.delete()[0]
+def load(limit: int | None, say: Callable[[str], None]) -> Loaded:
+    """Embed and store what is new or changed, then build the indexes; tells each step.
 
-
-def load(docs: Sequence[Docstring], embedder: Embedder) -> Iterator[int]:
-    """Embed and store; yields how many it has just stored, chunk by chunk."""
-    for start in range(0, len(docs), CHUNK):
-        chunk = docs[start : start + CHUNK]
-        vectors = embedder.embed_documents([f"{doc.title}\n{doc.text}" for doc in chunk])
-        yield upsert_documents(
-            (
-                Document(SOURCE, doc.name, doc.title, doc.text, vector, {"kind": doc.kind})
-                for doc, vector in zip(chunk, vectors, strict=True)
-            ),
-            embedder.name,
-        )
-
-
-def build_indexes(model: str) -> str:
-    """Keyword statistics, and the vector index that the plan calls for; says which and why.
-
-    Cannot run inside a transaction. The statistics rewrite every row of a first
-    load, so VACUUM comes last.
+    Without a ``limit`` documents that another Python's library left are deleted.
+    Cannot run inside a transaction.
     """
+    started = time.monotonic()
+    embedder = get_embedder()
+    docs = collect(limit)
+    say(f"{len(docs)} docstrings of Python {platform.python_version()}'s standard library.")
+
+    stored = stored_hashes(SOURCE, embedder.name)
+    new = [doc for doc in docs if stored.get((doc.name, 0)) != content_hash(doc.title, doc.text)]
+    if not new:
+        say("Nothing to embed: by their content hashes, all are stored already.")
+    with progress(len(new), f"Embedding with {embedder.name}", sys.stderr) as advance:
+        for start in range(0, len(new), CHUNK):
+            chunk = new[start : start + CHUNK]
+            vectors = embedder.embed_documents([f"{doc.title}\n{doc.text}" for doc in chunk])
+            upsert_documents(
+                (
+                    Document(SOURCE, doc.name, doc.title, doc.text, vector, {"kind": doc.kind})
+                    for doc, vector in zip(chunk, vectors, strict=True)
+                ),
+                embedder.name,
+            )
+            advance(len(chunk))
+    if limit is None:
+        kept = [doc.name for doc in docs]
+        SearchDocument.objects.filter(source_table=SOURCE).exclude(source_id__in=kept).delete()
+
+    index = _build_indexes(embedder.name)
+    say(textwrap.fill(index, WIDTH))
+    seconds = round(time.monotonic() - started, 1)
+    say(f"{len(new)} embedded, {len(docs) - len(new)} unchanged; ready after {seconds} s.")
+    return Loaded(len(docs), len(new), seconds, index)
+
+
+def _build_indexes(model: str) -> str:
     with connection.cursor() as cursor:
         cursor.execute("SELECT rebuild_vector_indexes(%s)", [model])
         (report,) = cursor.fetchone()
+        # Last, because refreshing the keyword statistics of a first load rewrites every row.
         cursor.execute("VACUUM (ANALYZE) search_documents, embeddings")
     return str(report)
 
@@ -226,7 +246,7 @@ class Answer:
     def __str__(self) -> str:
         vector_ranks, keyword_ranks = _ranks(self.vector_only), _ranks(self.keyword_only)
         together = table(
-            ["#", "document", "matched_by", "cosine", "BM25", "hybrid", "vector #", "keyword #"],
+            ["#", "title", "matched_by", "cosine", "BM25", "hybrid", "vector #", "keyword #"],
             [
                 (
                     rank,
@@ -288,6 +308,19 @@ def ask(question: str) -> Answer:
 
 def _ranks(hits: Iterable[Hit]) -> dict[str, int]:
     return {hit.source_id: rank for rank, hit in enumerate(hits, 1)}
+
+
+def next_steps() -> str:
+    """How to go on, in commands that can be pasted."""
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    manage = f"{'DEBUG=true ' if settings.DEBUG else ''}{python} manage.py"
+    return f"""\
+Ask something yourself:    {manage} search "your words"
+Look around in the admin:  {manage} createsuperuser
+                           {manage} runserver    and http://127.0.0.1:8000/admin/
+The embedded servers go on running, and keep what is stored when they are stopped: make stop"""
 
 
 # Modules written in Python

@@ -283,7 +283,8 @@ class Embedding(models.Model):
         related_name="embeddings",
     )
     embedding = VectorField()
-    content_hash = models.TextField()
+    # NULL asks the trigger to take the document's.
+    content_hash = models.TextField(db_default=models.Value(None), editable=False)
     metadata = models.JSONField(default=dict, blank=True)
     created_at = models.DateTimeField(db_default=Now())
     updated_at = models.DateTimeField(db_default=Now())

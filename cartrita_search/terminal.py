@@ -47,7 +47,7 @@ def progress(total: int, label: str, stream: TextIO) -> Iterator[Callable[[int],
 
     A bar on a terminal; elsewhere (a log, a pipe) one line for each tenth done.
     """
-    if stream.isatty():
+    if total and stream.isatty():
         from tqdm import tqdm
 
         with tqdm(total=total, desc=label, file=stream, ncols=80) as bar:
@@ -59,7 +59,7 @@ def progress(total: int, label: str, stream: TextIO) -> Iterator[Callable[[int],
     def advance(n: int) -> None:
         nonlocal done, tenths
         done += n
-        if total and done * 10 // total > tenths:
+        if done * 10 // total > tenths:
             tenths = done * 10 // total
             stream.write(f"{label}: {done} of {total} ({tenths * 10} %)\n")
             stream.flush()

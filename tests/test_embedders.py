@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -252,10 +253,11 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, package: st
 @pytest.mark.parametrize("option", ["model_path", "tokenizer_path"])
 def test_a_missing_or_broken_file(tmp_path: Path, option: str, contents: bytes | None) -> None:
     path = tmp_path / "file"
+    options: dict[str, Any] = {option: path}
     if contents is not None:
         path.write_bytes(contents)
     with pytest.raises(EmbedderUnavailable, match="cannot be loaded"):
-        OnnxEmbedder(**{option: path})
+        OnnxEmbedder(**options)
 
 
 # --- The configured embedder -------------------------------------------------

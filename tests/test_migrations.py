@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tempfile
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +19,7 @@ import psycopg
 import pytest
 from django.apps import apps
 from django.contrib.auth import get_user_model
+from django.core.management import call_command
 from django.db import connection, models
 from django.db.models.functions import Now
 from psycopg import sql
@@ -24,7 +27,7 @@ from psycopg.rows import dict_row
 
 from cartrita.embedded.postgres import EmbeddedPostgres
 from cartrita_search import migration_operations
-from cartrita_search.db import sql_checksum
+from cartrita_search.db import read_sql, sql_checksum
 from tests.catalog import read_catalog
 from tests.conftest import Manage
 
@@ -159,7 +162,8 @@ def test_each_step_with_rows_in_every_table_comes_off_and_goes_on_again(empty: D
             made[step] = read_catalog(pg)
         assert len({str(catalog) for catalog in made.values()}) == 1 + len(STEPS)
         # The extension stays: v1 had it before us.
-        made["zero"][("extension", "vector")] = made[STEPS[-1]][("extension", "vector")]
+        for catalog in made.values():
+            catalog[("extension", "vector")] = made[STEPS[-1]][("extension", "vector")]
 
         fill(pg)
         vector_index = one(pg, "SELECT vector_index_name(name) FROM embedding_models")
@@ -234,16 +238,18 @@ def test_no_migration_is_missing(manage: Manage) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "No changes detected"), done.stderr
 
 
+@pytest.mark.django_db
 @pytest.mark.parametrize("step", STEPS)
-def test_sqlmigrate_shows_both_ways(manage: Manage, migrated: Database, step: str) -> None:
-    forwards = migrated.run("sqlmigrate", "cartrita_search", step)
-    backwards = migrated.run("sqlmigrate", "cartrita_search", step, "--backwards")
-    assert forwards.returncode == backwards.returncode == 0, forwards.stderr + backwards.stderr
-    assert forwards.stdout.count("CREATE") > 0
-    assert backwards.stdout.count("DROP") > 0
+def test_sqlmigrate_shows_both_ways(step: str) -> None:
+    forwards, backwards = StringIO(), StringIO()
+    call_command("sqlmigrate", "cartrita_search", step, stdout=forwards)
+    call_command("sqlmigrate", "cartrita_search", step, backwards=True, stdout=backwards)
     # Comments within function bodies included, as the file has them.
-    for path in _files_of(step):
-        assert migration_operations.read_sql(path).strip() in forwards.stdout
+    files = _files_of(step)
+    assert files
+    for path in files:
+        assert read_sql(path).strip() in forwards.getvalue()
+    assert backwards.getvalue().count("DROP") >= len(files) - 1  # the extension stays
 
 
 def _files_of(step: str) -> list[str]:
@@ -320,16 +326,14 @@ def test_a_default_of_a_model_is_its_column_s(
 # --- schema_migrations ------------------------------------------------------
 
 
-def test_every_applied_migration_has_its_row(empty: Database) -> None:
-    with empty.connect(row_factory=dict_row) as pg:
-        for number, step in enumerate(STEPS, start=1):
-            empty.migrate_search(step)
-            rows: list[Any] = pg.execute(
-                "SELECT version, applied_at, description, checksum, migration_type, "
-                "applied_at BETWEEN pg_postmaster_start_time() AND clock_timestamp() AS timely "
-                "FROM schema_migrations ORDER BY applied_at"
-            ).fetchall()
-            assert [row["version"] for row in rows] == list(STEPS[:number])
+def test_every_applied_migration_has_its_row(migrated: Database) -> None:
+    with migrated.connect() as connection_, connection_.cursor(row_factory=dict_row) as pg:
+        rows = pg.execute(
+            "SELECT version, applied_at, description, checksum, migration_type, "
+            "applied_at BETWEEN pg_postmaster_start_time() AND clock_timestamp() AS timely "
+            "FROM schema_migrations ORDER BY applied_at"
+        ).fetchall()
+        assert [row["version"] for row in rows] == list(STEPS)
         for row in rows:
             assert row["timely"]
             assert row["migration_type"] == "schema"
@@ -337,9 +341,11 @@ def test_every_applied_migration_has_its_row(empty: Database) -> None:
             assert row["checksum"] == migration_operations.migration_checksum(row["version"])
         assert len({row["checksum"] for row in rows}) == len(STEPS)
 
-        empty.migrate_search(STEPS[1])
-        versions = pg.execute("SELECT version FROM schema_migrations ORDER BY applied_at")
-        assert [row["version"] for row in versions] == list(STEPS[:2])
+        migrated.migrate_search(STEPS[1])
+        versions = pg.execute(
+            "SELECT array_agg(version ORDER BY applied_at) AS versions FROM schema_migrations"
+        )
+        assert versions.fetchone() == {"versions": list(STEPS[:2])}
 
 
 def test_rows_of_others_in_schema_migrations_are_left_alone(migrated: Database) -> None:
@@ -477,16 +483,16 @@ def test_a_server_without_a_usable_pgvector_is_refused(
     control.unlink()
     refuses(database, "not installed", "postgresql-18-pgvector", "CREATE EXTENSION vector;")
 
-    control.write_text(present.replace("0.8.6", "0.7.4"))
-    assert "0.7.4" in control.read_text()
+    older = re.sub(r"default_version = '.*'", "default_version = '0.7.4'", present)
+    control.write_text(older)
     refuses(database, "offers pgvector 0.7.4", "CREATE EXTENSION vector;")
 
+    control.write_text(present)
     with database.connect() as pg:
         pg.execute("CREATE EXTENSION vector")
+        pg.execute("UPDATE pg_extension SET extversion = '0.7.4' WHERE extname = 'vector'")
+    control.write_text(older)
     refuses(database, "0.7.4 is too old", "newer package", "ALTER EXTENSION vector UPDATE;")
-
-    control.write_text(present)
-    refuses(database, "0.7.4 is too old", "ALTER EXTENSION vector UPDATE;")
 
 
 def test_going_back_needs_no_pgvector_of_any_version(migrated: Database) -> None:

@@ -32,6 +32,14 @@ class CappedPaginator(AnyPaginator):
         return rows[: self.MAX_ROWS].count()
 
 
+class FilledInByDatabase(ModelAdmin):
+    """The last fieldset shows what has no value before the row is stored."""
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        fieldsets = super().get_fieldsets(request, obj)
+        return fieldsets if obj else fieldsets[:-1]
+
+
 class LargeTable(ModelAdmin):
     """A list that opens at once, however many rows the table has.
 

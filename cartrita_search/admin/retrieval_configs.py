@@ -9,11 +9,11 @@ from django.db import models
 from django.db.models import F, Model
 
 from ..models import RetrievalConfig
-from .base import Owned
+from .base import FilledInByDatabase, Owned
 
 
 @admin.register(RetrievalConfig)
-class RetrievalConfigAdmin(Owned):
+class RetrievalConfigAdmin(FilledInByDatabase, Owned):
     """One row a person is active, and one for the site."""
 
     list_display = (

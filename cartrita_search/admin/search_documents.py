@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils.html import format_html_join
 
 from ..models import Embedding, SearchDocument
-from .base import LargeTable, ModelAdmin, ModelForm, Owned
+from .base import FilledInByDatabase, LargeTable, ModelAdmin, ModelForm, Owned
 from .languages import LanguageSelect
 
 
@@ -68,7 +68,7 @@ class SearchDocumentForm(ModelForm):
 
 
 @admin.register(SearchDocument)
-class SearchDocumentAdmin(LanguageSelect, Owned, LargeTable):
+class SearchDocumentAdmin(LanguageSelect, FilledInByDatabase, Owned, LargeTable):
     """The database's triggers keep hash, keyword index and the vectors' copies in step."""
 
     form = SearchDocumentForm

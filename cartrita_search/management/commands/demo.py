@@ -1,19 +1,13 @@
 """``manage.py demo``: a corpus of real text, and questions put to it."""
 
 import json
-import sys
-import textwrap
-import time
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cartrita_search import demo
-from cartrita_search.embedders import get_embedder
 from cartrita_search.errors import SearchError
-from cartrita_search.terminal import WIDTH, progress
 
 
 class Command(BaseCommand):
@@ -22,7 +16,7 @@ class Command(BaseCommand):
     help = (
         "Collect the docstrings of Python's standard library, embed and store those that are new"
         " or changed, build the index that suits them, and answer questions: by meaning and"
-        " words together, beside either alone. What other sources have stored is left alone."
+        " words together, beside either alone. Documents of other sources are left alone."
     )
     requires_migrations_checks = True
 
@@ -33,19 +27,20 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
     def handle(self, *args: Any, limit: int | None, **options: Any) -> None:
-        """Load what is missing, then a table for each question."""
-        self.quiet = options["json"]
+        """Load what is missing, then answer."""
+        as_json = options["json"]
         try:
-            outcome = self.load(limit)
+            loaded = demo.load(limit, (lambda line: None) if as_json else self._say)
             answers = [demo.ask(question) for question in options["questions"]]
         except SearchError as error:
             raise CommandError(str(error)) from error
-        if options["json"]:
-            outcome["answers"] = [answer.as_dict() for answer in answers]
-            self.stdout.write(json.dumps(outcome, indent=2))
+        if as_json:
+            outcome = {**asdict(loaded), "answers": [answer.as_dict() for answer in answers]}
+            self._say(json.dumps(outcome, indent=2))
         else:
-            python = Path(sys.executable)
-            if python.is_relative_to(Path.cwd()):
-                python = python.relative_to(Path.cwd())
-            manage = f"{'DEBUG=true ' if settings.DEBUG else ''}{python} manage.py"
-            self.say(demo.LEGEND, *answers, demo.NEXT_STEPS.format(manage=manage))
+            for part in (demo.LEGEND, *answers, demo.next_steps()):
+                self._say(f"\n{part}")
+
+    def _say(self, text: str) -> None:
+        self.stdout.write(text)
+        self.stdout.flush()  # the progress bar is on the other stream

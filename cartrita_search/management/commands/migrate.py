@@ -14,5 +14,5 @@ class Command(migrate.Command):
     would refuse the way back too, which needs no pgvector of any version.
     """
 
-    def get_check_kwargs(self, options: dict[str, Any]) -> dict[str, Any]:
+    def get_check_kwargs(self, options: dict[str, Any]) -> dict[Any, Any]:
         return super().get_check_kwargs(options) | {"databases": []}

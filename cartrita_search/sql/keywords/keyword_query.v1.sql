@@ -9,8 +9,9 @@
 --                         (their k3 = infinity).
 --            candidates   tsquery that proposes documents: any of the lexemes,
 --                         rarest first, until their summed df passes the
---                         budget of search_settings; the commoner ones still
---                         score. NULL where the text has no lexeme.
+--                         budget of search_settings, but at least until
+--                         candidate_pool documents are proposed; the commoner
+--                         ones still score. NULL where the text has no lexeme.
 --            restriction  tsquery of the quoted phrases and -negations of the
 --                         text (websearch_to_tsquery), NULL without any.
 --            Never raises for a text, however long or odd; SE008 for an unknown
@@ -71,14 +72,15 @@ BEGIN
             greatest(coalesce(_documents, 0), coalesce(s.document_frequency, 0)) AS n
         FROM unnest(to_tsvector(_configuration, _text)) AS u
         LEFT JOIN keyword_statistics AS s ON s.language = p_language AND s.lexeme = u.lexeme
-        ORDER BY df, u.lexeme
+        -- Words that no document holds come last: in an overlong text they would
+        -- push out those that some do.
+        ORDER BY coalesce(s.document_frequency, 0) = 0, df, u.lexeme
         LIMIT _settings.keyword_max_terms
     ),
     ranked AS (
         SELECT
             l.*,
-            sum(l.df) OVER (ORDER BY l.df, l.lexeme) AS summed_df,
-            row_number() OVER (ORDER BY l.df, l.lexeme) AS position
+            sum(l.df) OVER (ORDER BY l.df, l.lexeme) AS summed_df
         FROM lexeme AS l
     ),
     component AS (
@@ -90,8 +92,10 @@ BEGIN
     )
     SELECT
         (SELECT '{' || string_agg(c.i || ':' || c.weight, ',') || '}/268435456' FROM component AS c)::sparsevec,
-        string_agg(quote_lexeme(r.lexeme), ' | ')
-            FILTER (WHERE r.summed_df <= _settings.keyword_candidate_budget OR r.position = 1)::tsquery
+        string_agg(quote_lexeme(r.lexeme), ' | ') FILTER (
+            WHERE r.summed_df <= _settings.keyword_candidate_budget
+                OR r.summed_df - r.df < _settings.candidate_pool
+        )::tsquery
     INTO terms, candidates
     FROM ranked AS r;
 END;
