@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types check bench stop clean
+.PHONY: help venv demo test lint types check bench freeze stop clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ check: $(STAMP)  ## what Django itself can check: migrations and deployment sett
 
 bench: $(STAMP)  ## the measurements under tests/benchmarks
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+freeze: $(STAMP)  ## write the SHA-256 of the SQL files down, when they are released
+	$(BIN)/python -m tests.freeze_sql $(ARGS)
 
 stop: export DEBUG := true
 stop: $(STAMP)  ## stop the embedded servers

@@ -462,6 +462,8 @@ def _imported_members(owner: Any, prefix: str) -> Iterator[Docstring]:
     in_class = inspect.isclass(owner)
     for member_name in sorted(name for name in vars(owner) if not name.startswith("_")):
         member = getattr(owner, member_name)
+        if owner is sys:  # a debugger or a test runner may have replaced a hook
+            member = getattr(sys, f"__{member_name}__", member)
         name = f"{prefix}.{member_name}".lstrip(".")
         if inspect.isclass(member):
             if member.__name__ == member_name:  # not an alias: IOError is OSError

@@ -102,7 +102,8 @@ class EmbeddedServerError(SearchError):
     code = "SE021"
 
 
-_BY_CODE: dict[str, type[SearchError]] = {
+#: Every class that a SQL function raises, by its SQLSTATE.
+BY_CODE: dict[str, type[SearchError]] = {
     kind.code: kind
     for kind in (
         DimensionMismatch,
@@ -126,7 +127,7 @@ def from_database(error: DatabaseError) -> SearchError | None:
     original, which is the cause.
     """
     original = error.__cause__
-    kind = _BY_CODE.get(getattr(original, "sqlstate", None) or "")
+    kind = BY_CODE.get(getattr(original, "sqlstate", None) or "")
     if kind is None or original is None:
         return None
     diagnostic = getattr(original, "diag", None)

@@ -413,7 +413,7 @@ class RetrievalConfig(models.Model):
         weights = (self.vector_weight, self.keyword_weight)
         if not all(isinstance(weight, (int, float)) for weight in weights):
             return
-        if not abs(sum(weights) - 1) <= WEIGHT_SUM_TOLERANCE:
+        if abs(sum(weights) - 1) > WEIGHT_SUM_TOLERANCE:
             raise ValidationError(
                 f"The weights must sum to 1; {weights[0]:g} and {weights[1]:g} "
                 f"sum to {sum(weights):g}."

@@ -39,11 +39,10 @@ def upsert(
 
 
 def scalar(
-    pg: psycopg.Connection, statement: sql.Composable | str, parameters: Sequence[object] = ()
+    pg: psycopg.Connection, statement: str | sql.Composed, parameters: Sequence[object] = ()
 ) -> Any:
     """The one value of the one row that the statement gives."""
-    query = sql.SQL(statement) if isinstance(statement, str) else statement  # type: ignore[arg-type]
-    rows = pg.execute(query, parameters).fetchall()
+    rows = pg.execute(statement, parameters).fetchall()
     assert len(rows) == 1
     (value,) = rows[0]
     return value

@@ -30,6 +30,7 @@ from cartrita_search import migration_operations
 from cartrita_search.db import read_sql, sql_checksum
 from tests.catalog import read_catalog
 from tests.conftest import Manage
+from tests.postgres import scalar
 
 STEPS = (
     "0001_initial_baseline",
@@ -96,8 +97,8 @@ def migrated(
 ) -> Iterator[Database]:
     """A database with this app's migrations applied, and nothing else's."""
     source = Database(database | {"dbname": template}, manage)
-    with source.connect() as connection_:
-        is_migrated = one(connection_, "SELECT to_regclass('schema_migrations') IS NOT NULL")
+    with source.connect() as raw:
+        is_migrated = scalar(raw, "SELECT to_regclass('schema_migrations') IS NOT NULL")
     if not is_migrated:
         source.migrate_search()
     with _database(pg, "test_migrations", template):
@@ -116,13 +117,6 @@ def role(pg: psycopg.Connection) -> Iterator[str]:
     pg.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
-def one(pg: psycopg.Connection, query: str, *parameters: Any) -> Any:
-    """The one value of the one row."""
-    row = pg.execute(query.encode(), parameters).fetchone()
-    assert row is not None
-    return row[0]
-
-
 def fill(pg: psycopg.Connection) -> None:
     """Rows in every table that is there, and a vector index."""
     for number in range(30):
@@ -131,7 +125,7 @@ def fill(pg: psycopg.Connection) -> None:
             "p_title => %s, p_content => 'migrations reverse', p_user_id => 7)",
             [str(number), str([1.0, number, 2.0]), f"note {number}"],
         )
-    if one(pg, "SELECT to_regclass('retrieval_configs') IS NOT NULL"):
+    if scalar(pg, "SELECT to_regclass('retrieval_configs') IS NOT NULL"):
         pg.execute("INSERT INTO retrieval_configs (user_id) VALUES (7), (NULL)")
         pg.execute("SELECT refresh_keyword_statistics()")
         pg.execute(
@@ -166,7 +160,7 @@ def test_each_step_with_rows_in_every_table_comes_off_and_goes_on_again(empty: D
             catalog[("extension", "vector")] = made[STEPS[-1]][("extension", "vector")]
 
         fill(pg)
-        vector_index = one(pg, "SELECT vector_index_name(name) FROM embedding_models")
+        vector_index = scalar(pg, "SELECT vector_index_name(name) FROM embedding_models")
         for step in (*reversed(STEPS[:-1]), "zero"):
             empty.migrate_search(step)
             catalog = read_catalog(pg)
@@ -190,13 +184,13 @@ def test_a_step_back_and_forward_keeps_the_documents_and_their_vectors(
             rows.format("document_id, embedding_model, embedding, content_hash", "embeddings"),
             rows.format("search_vector, keyword_vector IS NULL AS missing", "search_documents"),
         ]
-        before = [one(pg, query) for query in kept]
+        before = [scalar(pg, query) for query in kept]
 
         migrated.migrate_search(STEPS[1])
-        assert [one(pg, query) for query in kept[:2]] == before[:2]
+        assert [scalar(pg, query) for query in kept[:2]] == before[:2]
         migrated.migrate_search()
 
-        assert [one(pg, query) for query in kept] == before
+        assert [scalar(pg, query) for query in kept] == before
 
 
 def test_documents_of_before_0004_are_indexed_by_it(empty: Database) -> None:
@@ -219,7 +213,7 @@ def test_documents_of_before_0004_are_indexed_by_it(empty: Database) -> None:
             """
         ).fetchone()
         assert compared == (30, True, True)
-        assert one(pg, "SELECT count(*) FROM hybrid_search('note 12 migrations', NULL)") == 10
+        assert scalar(pg, "SELECT count(*) FROM hybrid_search('note 12 migrations', NULL)") == 10
 
 
 def test_a_vector_column_of_somebody_else_outlives_us(migrated: Database) -> None:
@@ -227,7 +221,7 @@ def test_a_vector_column_of_somebody_else_outlives_us(migrated: Database) -> Non
         pg.execute("CREATE TABLE v1_messages (embedding vector(3))")
         pg.execute("INSERT INTO v1_messages VALUES ('[1,2,3]')")
         migrated.migrate_search("zero")
-        assert one(pg, "SELECT embedding::text FROM v1_messages") == "[1,2,3]"
+        assert scalar(pg, "SELECT embedding::text FROM v1_messages") == "[1,2,3]"
 
 
 # --- Django's side ----------------------------------------------------------
@@ -327,7 +321,7 @@ def test_a_default_of_a_model_is_its_column_s(
 
 
 def test_every_applied_migration_has_its_row(migrated: Database) -> None:
-    with migrated.connect() as connection_, connection_.cursor(row_factory=dict_row) as pg:
+    with migrated.connect() as raw, raw.cursor(row_factory=dict_row) as pg:
         rows = pg.execute(
             "SELECT version, applied_at, description, checksum, migration_type, "
             "applied_at BETWEEN pg_postmaster_start_time() AND clock_timestamp() AS timely "
@@ -500,7 +494,7 @@ def test_going_back_needs_no_pgvector_of_any_version(migrated: Database) -> None
     with migrated.connect() as pg:
         pg.execute("UPDATE pg_extension SET extversion = '0.7.4' WHERE extname = 'vector'")
         migrated.migrate_search("zero")
-        assert one(pg, "SELECT to_regclass('embeddings') IS NULL")
+        assert scalar(pg, "SELECT to_regclass('embeddings') IS NULL")
 
 
 # --- Privileges -------------------------------------------------------------
@@ -550,10 +544,10 @@ def test_the_granted_role_searches_and_writes_but_does_not_rebuild(
             "INSERT INTO search_performance_metrics "
             "(search_type, result_count, execution_time_ms) VALUES ('hybrid', 3, 0.5)"
         )
-        before = one(pg, "SELECT array_agg(m)::text FROM embedding_models AS m")
+        before = scalar(pg, "SELECT array_agg(m)::text FROM embedding_models AS m")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             application.execute("SELECT rebuild_vector_indexes()")
-        assert one(pg, "SELECT array_agg(m)::text FROM embedding_models AS m") == before
+        assert scalar(pg, "SELECT array_agg(m)::text FROM embedding_models AS m") == before
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             application.execute("UPDATE search_settings SET rrf_k = 1")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

@@ -11,6 +11,8 @@ from django.db.models import F, Model
 from ..models import RetrievalConfig
 from .base import FilledInByDatabase, Owned
 
+USERNAME = f"user__{get_user_model().USERNAME_FIELD}"
+
 
 @admin.register(RetrievalConfig)
 class RetrievalConfigAdmin(FilledInByDatabase, Owned):
@@ -26,9 +28,9 @@ class RetrievalConfigAdmin(FilledInByDatabase, Owned):
         "updated_at",
     )
     list_filter = ("is_active", ("user", admin.EmptyFieldListFilter), "rerank_enabled")
-    search_fields = (f"user__{get_user_model().USERNAME_FIELD}", "config_name")
+    search_fields = (USERNAME, "config_name")
     # The site's own first.
-    ordering = (F("user").asc(nulls_first=True), "-is_active", "id")
+    ordering = (F(USERNAME).asc(nulls_first=True), "-is_active", "id")
     autocomplete_fields = ("user",)
     readonly_fields = ("created_at", "updated_at")
     fieldsets = (
@@ -43,6 +45,6 @@ class RetrievalConfigAdmin(FilledInByDatabase, Owned):
         models.TextField: {"widget": AdminTextInputWidget},
     }
 
-    @admin.display(description="person", ordering="user", empty_value="site default")
+    @admin.display(description="person", ordering=USERNAME, empty_value="site default")
     def owner(self, row: Model) -> str | None:
         return super().owner(row)

@@ -114,7 +114,10 @@ class Migration(migrations.Migration):
                 ),
                 ("language", models.TextField(default="english")),
                 ("metadata", models.JSONField(blank=True, default=dict)),
-                ("content_hash", models.TextField()),
+                (
+                    "content_hash",
+                    models.TextField(db_default=models.Value(None), editable=False),
+                ),
                 (
                     "created_at",
                     models.DateTimeField(db_default=django.db.models.functions.datetime.Now()),
@@ -142,7 +145,10 @@ class Migration(migrations.Migration):
                 ("source_id", models.TextField()),
                 ("chunk_index", models.IntegerField(default=0)),
                 ("embedding", pgvector.django.vector.VectorField()),
-                ("content_hash", models.TextField()),
+                (
+                    "content_hash",
+                    models.TextField(db_default=models.Value(None), editable=False),
+                ),
                 ("metadata", models.JSONField(blank=True, default=dict)),
                 (
                     "created_at",

@@ -1,4 +1,8 @@
 -- vector_index_choice: what vector_index_plan answers, a composite type.
+--
+-- Promises   every column but m, ef_construction and lists has a value; those are
+--            NULL for a method without such a parameter.
+-- Called by  vector_index_plan makes one; vector_index_sql builds it.
 
 CREATE TYPE public.vector_index_choice AS (
     model_name text,

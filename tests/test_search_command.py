@@ -1,0 +1,191 @@
+"""``manage.py search``: its options, its output, its exit status."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.core.management import CommandError, call_command
+from django.test import override_settings
+
+from cartrita_search.embedders import get_embedder
+from cartrita_search.ingest import Document, upsert_documents
+from cartrita_search.models import RetrievalConfig
+from tests.conftest import Manage
+
+TEXTS = {
+    "soup": ("Tomato soup", "Boil tomatoes with basil for twenty minutes."),
+    "bread": ("Bread", "Knead flour, water and yeast; bake for forty minutes."),
+    "engine": ("Engine", "A motor that burns petrol turns the wheels."),
+    "minutes": ("Minutes", "Minutes of the meeting of the board: twenty items."),
+}
+
+
+def run(*arguments: str) -> str:
+    out = StringIO()
+    call_command("search", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def found(*arguments: str) -> list[dict[str, Any]]:
+    hits: list[dict[str, Any]] = json.loads(run(*arguments, "--json"))
+    return hits
+
+
+def names(*arguments: str) -> list[str]:
+    return [hit["source_id"] for hit in found(*arguments)]
+
+
+def store(source: str, texts: dict[str, tuple[str, str]], user_id: int | None = None) -> None:
+    embedder = get_embedder()
+    vectors = embedder.embed_documents([" ".join(text) for text in texts.values()])
+    upsert_documents(
+        [
+            Document(source, name, *text, vector, user_id=user_id)
+            for (name, text), vector in zip(texts.items(), vectors, strict=True)
+        ],
+        embedder.name,
+    )
+
+
+@pytest.fixture
+def documents(db: None) -> None:
+    store("articles", TEXTS)
+
+
+@pytest.mark.usefixtures("documents")
+class TestOutput:
+    def test_the_table(self) -> None:
+        lines = run("car motor").splitlines()
+        assert lines[0].split() == [
+            *("#", "title", "source", "matched_by", "cosine", "BM25", "score"),
+        ]
+        assert lines[2].split()[:4] == ["1", "Engine", "articles/engine#0", "hybrid"]
+        assert len(lines) == 2 + len(TEXTS)
+
+    def test_a_document_without_a_title_shows_its_text(self) -> None:
+        store("notes", {"1": ("", "The violin has four strings.")})
+        assert "The violin has four strings." in run("violin strings", "--limit", "1")
+
+    def test_json_carries_every_score(self) -> None:
+        best = found("car motor")[0]
+        assert best["source_id"] == "engine"
+        assert best["content"] == TEXTS["engine"][1]
+        assert best["matched_by"] == "hybrid"
+        assert 0 < best["vector_similarity"] < 1 < best["hybrid_score"] + best["keyword_score"]
+
+    def test_nothing_found_is_an_answer(self) -> None:
+        assert run("xylophone", "--keyword-only") == "Nothing was found.\n"
+        assert found("xylophone", "--keyword-only") == []
+
+
+@pytest.mark.usefixtures("documents")
+class TestOptions:
+    def test_limit(self) -> None:
+        assert len(found("minutes", "--limit", "2")) == 2
+
+    def test_source(self) -> None:
+        store("notes", {"7": TEXTS["soup"]})
+        assert names("tomato soup", "--source", "notes") == ["7"]
+        assert "7" not in names("tomato soup", "--source", "articles")
+
+    def test_model(self) -> None:
+        assert names("car motor", "--model", "all-MiniLM-L6-v2")[0] == "engine"
+
+    def test_keywords_alone_need_no_embedder(self) -> None:
+        with override_settings(CARTRITA_SEARCH={"EMBEDDER": None}):
+            hits = found("twenty minutes", "--keyword-only")
+        assert {hit["matched_by"] for hit in hits} == {"keyword"}
+        assert {hit["vector_similarity"] for hit in hits} == {None}
+        assert {hit["source_id"] for hit in hits} == {"soup", "bread", "minutes"}
+
+    def test_vectors_alone_use_no_words(self) -> None:
+        hits = found("automobile", "--vector-only")
+        assert hits[0]["source_id"] == "engine"
+        assert {hit["keyword_score"] for hit in hits} == {None}
+
+    def test_weights(self) -> None:
+        text = "how many minutes must dough bake"
+        by_meaning = names(text, "--vector-only")
+        assert names(text, "--weights", "1,0") == by_meaning
+        assert found(text, "--weights", "0,1")[0]["hybrid_score"] == pytest.approx(1)
+        half = found(text, "--weights", "0.5,0.5")[0]
+        assert half["hybrid_score"] == pytest.approx(half["vector_similarity"] / 2 + 0.5)
+
+    def test_a_user_sees_their_own_and_what_is_shared(self) -> None:
+        users = get_user_model().objects
+        ann, bob = users.create_user("ann"), users.create_user("bob")
+        store("diary", {"ann's": ("Soup", "My tomato soup.")}, ann.pk)
+        store("diary", {"bob's": ("Soup", "My tomato soup.")}, bob.pk)
+
+        assert set(names("tomato soup", "--user", "ann")) == {*TEXTS, "ann's"}
+        assert names("tomato soup", "--user", str(bob.pk)) == names("tomato soup", "--user", "bob")
+        assert set(names("tomato soup")) == {*TEXTS, "ann's", "bob's"}
+
+    def test_a_user_s_own_weights_hold_unless_others_are_given(self) -> None:
+        ann = get_user_model().objects.create_user("ann")
+        RetrievalConfig.objects.create(user=ann, vector_weight=0, keyword_weight=1, max_results=1)
+        (best,) = found("twenty minutes", "--user", "ann")
+        assert best["hybrid_score"] == pytest.approx(1)
+        (best,) = found("twenty minutes", "--user", "ann", "--weights", "1,0")
+        assert best["hybrid_score"] == pytest.approx(best["vector_similarity"])
+
+    def test_a_name_of_digits_goes_before_an_id(self) -> None:
+        users = get_user_model().objects
+        ann = users.create_user("ann")
+        digits = users.create_user(str(ann.pk))
+        store("diary", {"secret": ("Soup", "My tomato soup.")}, digits.pk)
+        assert "secret" in names("tomato soup", "--user", str(ann.pk))
+
+
+@pytest.mark.usefixtures("documents")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--user", "nobody"], "There is no user 'nobody'"),
+        (["--user", "987654321"], "There is no user '987654321'"),
+        (["--user", "9" * 40], "There is no user '9999"),
+        (["--weights", "much"], "--weights takes two numbers"),
+        (["--weights", "0.5"], "--weights takes two numbers"),
+        (["--weights", "0.2,0.3,0.5"], "--weights takes two numbers"),
+        (["--weights", "1,1"], "sum to 1"),
+        (["--weights", "nan,nan"], "sum to 1"),
+        (["--limit", "0"], "must be between 1 and"),
+        (["--model", "absent"], "absent"),
+        (["--weights", "1,0", "--keyword-only"], "not allowed with"),
+        (["--vector-only", "--keyword-only"], "not allowed with"),
+    ],
+)
+def test_what_is_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        run("soup", *arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("documents")
+def test_no_embedder() -> None:
+    with (
+        override_settings(CARTRITA_SEARCH={"EMBEDDER": None}),
+        pytest.raises(CommandError, match="No embedder is configured"),
+    ):
+        run("soup")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["soup", "--keyword-only"], 0, "Nothing was found."),
+        (["soup", "--limit", "0"], 1, "must be between 1 and"),
+        (["soup", "--weights", "1,0", "--vector-only"], 2, "not allowed with"),
+        ([], 2, "required: text"),
+    ],
+)
+def test_the_exit_status(manage: Manage, arguments: list[str], status: int, said: str) -> None:
+    done = manage("search", *arguments)
+    assert done.returncode == status
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
