@@ -11,6 +11,7 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from psycopg.types.json import Jsonb
 
+from .errors import InvalidArgument
 from .retrieval import search_errors, vector_literal
 
 #: Documents of one transaction: a kill loses no more than these.
@@ -65,6 +66,7 @@ def upsert_documents(
     count = 0
     rest = iter(documents)
     while batch := list(islice(rest, BATCH_SIZE)):
+        rows = [_row(document, model) for document in batch]
         with (
             search_errors(),
             transaction.atomic(using=using),
@@ -73,23 +75,32 @@ def upsert_documents(
             cursor.executemany(
                 "SELECT upsert_embedding(%s, %s::text, %s::vector, %s, %s, %s, %s, %s, %s, %s, "
                 "%s, %s::text[])",
-                [
-                    (
-                        document.source_table,
-                        document.source_id,
-                        vector_literal(document.embedding),
-                        model,
-                        content_hash(document.title, document.content),
-                        Jsonb(dict(document.metadata)),
-                        document.title,
-                        document.content,
-                        document.user_id,
-                        document.chunk_index,
-                        document.language,
-                        list(document.tags),
-                    )
-                    for document in batch
-                ],
+                rows,
             )
         count += len(batch)
     return count
+
+
+def _row(document: Document, model: str) -> tuple[Any, ...]:
+    """The arguments of upsert_embedding, in order."""
+    try:
+        return (
+            document.source_table,
+            document.source_id,
+            vector_literal(document.embedding),
+            model,
+            content_hash(document.title, document.content),
+            Jsonb(dict(document.metadata)),
+            document.title,
+            document.content,
+            document.user_id,
+            document.chunk_index,
+            document.language,
+            list(document.tags),
+        )
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(
+            f"{document.source_table}/{document.source_id}: the text holds a lone surrogate, "
+            f"U+{ord(error.object[error.start]):04X}.",
+            "Its batch was not stored. Decode the source with the right encoding.",
+        ) from error

@@ -101,13 +101,13 @@ def search(
         )
     if vector is None and text is not None and text.strip():
         vector, options["model"] = _embed(text, options.get("model"))
-    vector_weight, keyword_weight = _both_weights(vector_weight, keyword_weight)
-    return _hybrid(text, vector, vector_weight, keyword_weight, fusion, options)
+    weights = _both_weights(vector_weight, keyword_weight)
+    return _hybrid(text, vector, options, weights, fusion)
 
 
 def keyword_search(text: str, **options: Unpack[Options]) -> list[Hit]:
     """The best documents by words alone: BM25, no embedder needed."""
-    return _hybrid(text, None, None, None, "weighted", options)
+    return _hybrid(text, None, options)
 
 
 def similarity_search(query: str | Sequence[float], **options: Unpack[Options]) -> list[Hit]:
@@ -174,16 +174,15 @@ async def asimilarity_search(
 def _hybrid(
     text: str | None,
     vector: Sequence[float] | None,
-    vector_weight: float | None,
-    keyword_weight: float | None,
-    fusion: str,
     options: Options,
+    weights: tuple[float | None, float | None] = (None, None),
+    fusion: str = "weighted",
 ) -> list[Hit]:
-    parameters: dict[str, object] = {
+    parameters: dict[str, Any] = {
         "text": None if text is None else _clean(text),
         "vector": None if vector is None else vector_literal(vector),
-        "vector_weight": vector_weight,
-        "keyword_weight": keyword_weight,
+        "vector_weight": weights[0],
+        "keyword_weight": weights[1],
         "threshold": options.get("threshold"),
         "limit": options.get("limit"),
         "user": _user_id(options),
@@ -215,9 +214,7 @@ def _hybrid(
     return _fetch(statement, parameters, options)
 
 
-def _fetch(
-    statement: str, parameters: dict[str, object] | list[object], options: Options
-) -> list[Hit]:
+def _fetch(statement: str, parameters: dict[str, Any] | list[Any], options: Options) -> list[Hit]:
     with (
         search_errors(),
         connections[options.get("using") or DEFAULT_DB_ALIAS].cursor() as cursor,
