@@ -90,6 +90,12 @@ class RebuildInProgress(SearchError):
     code = "SE010"
 
 
+class NotMigrated(SearchError):
+    """A table or function of this package is not in the database."""
+
+    code = "SE011"
+
+
 class EmbedderUnavailable(SearchError):
     """No embedder is configured, or it cannot be loaded."""
 
@@ -120,6 +126,10 @@ BY_CODE: dict[str, type[SearchError]] = {
 }
 
 
+#: undefined_table and undefined_function.
+_UNDEFINED = {"42P01", "42883"}
+
+
 def from_database(error: DatabaseError) -> SearchError | None:
     """The `SearchError` that a SQL function raised, or None for any other error.
 
@@ -127,6 +137,11 @@ def from_database(error: DatabaseError) -> SearchError | None:
     original, which is the cause.
     """
     original = error.__cause__
+    if getattr(original, "sqlstate", None) in _UNDEFINED:
+        return NotMigrated(
+            f"The database lacks something of this package: {original}".strip().split("\n")[0] + ".",
+            "Run: manage.py migrate",
+        )
     kind = BY_CODE.get(getattr(original, "sqlstate", None) or "")
     if kind is None or original is None:
         return None

@@ -50,7 +50,8 @@ def progress(total: int, label: str, stream: TextIO) -> Iterator[Callable[[int],
     if total and stream.isatty():
         from tqdm import tqdm
 
-        with tqdm(total=total, desc=label, file=stream, ncols=80) as bar:
+        # The size is given because a terminal that reports none would show no bar.
+        with tqdm(total=total, desc=label, file=stream, ncols=80, nrows=24) as bar:
             yield bar.update
         return
 

@@ -16,6 +16,7 @@ class Migration(migrations.Migration):
         RunSQLFile("keywords/keyword_statistics.v1.sql"),
         RunSQLFile("keywords/lexeme_index.v1.sql"),
         RunSQLFile("keywords/quote_lexeme.v1.sql"),
+        RunSQLFile("keywords/keyword_text.v1.sql"),
         RunSQLFile("keywords/keyword_vector.v1.sql"),
         RunSQLFile("keywords/search_documents_keyword_columns.v1.sql"),
         RunSQLFile("keywords/search_documents_keywords.v1.sql"),

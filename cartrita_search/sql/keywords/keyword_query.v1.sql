@@ -37,7 +37,7 @@ DECLARE
     _negation CONSTANT text := '(?<!\S)-("[^"]*"|[^\s"-]\S*)';
     _settings search_settings;
     _configuration regconfig;
-    _text text := left(p_text, 50000);
+    _text text := keyword_text(left(p_text, 50000));
     _operators text;
     _documents double precision;
 BEGIN

@@ -16,21 +16,22 @@ SET search_path = public, pg_temp
 AS $$
 DECLARE
     _language CONSTANT regconfig := NEW.language::regconfig;
-    _title CONSTANT text := left(NEW.title, 10000);
-    _length integer := length(NEW.content);
+    _title CONSTANT text := keyword_text(left(NEW.title, 10000));
+    _content CONSTANT text := keyword_text(NEW.content);
+    _length integer := length(_content);
     _average_length double precision;
     _partial boolean;
 BEGIN
     -- A word of n bytes takes at most 2n + 4 in a tsvector, so this much always
     -- fits and needs no subtransaction.
-    IF octet_length(NEW.content) + octet_length(_title) <= 300000 THEN
+    IF octet_length(_content) + octet_length(_title) <= 300000 THEN
         NEW.search_vector := setweight(to_tsvector(_language, _title), 'A')
-            || to_tsvector(_language, NEW.content);
+            || to_tsvector(_language, _content);
     ELSE
         LOOP
             BEGIN
                 NEW.search_vector := setweight(to_tsvector(_language, _title), 'A')
-                    || to_tsvector(_language, left(NEW.content, _length));
+                    || to_tsvector(_language, left(_content, _length));
                 EXIT;
             EXCEPTION
                 WHEN program_limit_exceeded THEN
@@ -44,7 +45,7 @@ BEGIN
     WHERE c.language = NEW.language;
     NEW.keyword_vector := keyword_vector(NEW.search_vector, _average_length);
 
-    _partial := _length < length(NEW.content)
+    _partial := _length < length(_content)
         OR length(_title) < length(NEW.title)
         OR length(NEW.search_vector) > 16000;
     IF _partial THEN

@@ -110,8 +110,10 @@ BEGIN
         keyword_weight := 0;
     END IF;
 
-    IF _has_vector THEN
+    IF _has_vector OR model_name IS NOT NULL THEN
         _model := search_model(model_name, query_embedding);
+    END IF;
+    IF _has_vector THEN
         _pool := greatest(_pool, vector_candidate_count(_model, match_count));
         _before := begin_vector_scan(_model, _pool);
     END IF;

@@ -1,7 +1,7 @@
 -- search_model(name, query vector) -> embedding_models
 --
 -- Promises   the model to search under: the named one or the default, checked
---            against the query vector. SE003 unknown model, SE001 dimension,
+--            against the query vector, if there is one. SE003 unknown model, SE001 dimension,
 --            SE002 vector without direction.
 -- Called by  similarity_search, hybrid_search.
 -- Volatility STABLE.
