@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -32,6 +34,24 @@ def read_sql(path: str) -> str:
     if relative.is_absolute() or ".." in relative.parts:
         raise ValueError(f"not a path below sql/: {path}")
     return (SQL_ROOT / relative).read_text(encoding="utf-8")
+
+
+def vector_literal(vector: Sequence[float]) -> str:
+    """pgvector's text form. A NumPy array is taken as well as any sequence."""
+    try:
+        values = vector.tolist() if hasattr(vector, "tolist") else list(vector)
+        finite = all(map(math.isfinite, values))
+    except (TypeError, OverflowError) as error:
+        raise InvalidArgument(
+            "The vector holds something that is not a number.", "Nothing was changed."
+        ) from error
+    if not values or not finite:
+        raise InvalidArgument(
+            "The vector is empty, or holds NaN or infinity.",
+            "Nothing was changed. Check the embedder's output.",
+        )
+    # float: the repr of a NumPy or Decimal number is not its digits alone.
+    return f"[{','.join(repr(float(value)) for value in values)}]"
 
 
 def sql_checksum(text: str) -> str:

@@ -8,9 +8,11 @@ on a class or on ``code`` and never on the wording.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
-from django.db import Error as DatabaseError
+from django.db import DatabaseError, DataError
 
 
 class SearchError(Exception):
@@ -126,8 +128,8 @@ BY_CODE: dict[str, type[SearchError]] = {
 }
 
 
-#: undefined_table and undefined_function.
-_UNDEFINED = {"42P01", "42883"}
+#: undefined_table, undefined_function, undefined_object (type vector).
+_UNDEFINED = {"42P01", "42883", "42704"}
 
 
 def from_database(error: DatabaseError) -> SearchError | None:
@@ -137,14 +139,33 @@ def from_database(error: DatabaseError) -> SearchError | None:
     original, which is the cause.
     """
     original = error.__cause__
-    if getattr(original, "sqlstate", None) in _UNDEFINED:
-        return NotMigrated(
-            f"The database lacks something of this package: {original}".strip().split("\n")[0] + ".",
-            "Run: manage.py migrate",
-        )
-    kind = BY_CODE.get(getattr(original, "sqlstate", None) or "")
-    if kind is None or original is None:
-        return None
     diagnostic = getattr(original, "diag", None)
-    message = getattr(diagnostic, "message_primary", None) or str(original)
-    return kind(message, getattr(diagnostic, "message_hint", None) or "")
+    code = getattr(original, "sqlstate", None)
+    message = getattr(diagnostic, "message_primary", None) or str(error)
+    if code in _UNDEFINED:
+        return NotMigrated(
+            f"The database lacks something of this package: {message}.", "Run: manage.py migrate"
+        )
+    kind = BY_CODE.get(code or "")
+    return kind(message, getattr(diagnostic, "message_hint", None) or "") if kind else None
+
+
+@contextmanager
+def search_errors() -> Iterator[None]:
+    """Turn what the SQL functions raise into the `SearchError` of the same code."""
+    try:
+        yield
+    except DatabaseError as error:
+        known = from_database(error)
+        if known is not None:
+            raise known from error
+        if isinstance(error, DataError):
+            raise InvalidArgument(
+                f"PostgreSQL cannot take an argument: {error}".strip() + ".",
+                "Nothing was changed.",
+            ) from error
+        raise
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(
+            f"PostgreSQL cannot take an argument: {error}.", "Nothing was changed."
+        ) from error

@@ -11,8 +11,8 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from psycopg.types.json import Jsonb
 
-from .errors import InvalidArgument
-from .retrieval import search_errors, vector_literal
+from .db import vector_literal
+from .errors import InvalidArgument, search_errors
 
 #: Documents of one transaction: a kill loses no more than these.
 BATCH_SIZE = 500
@@ -45,7 +45,7 @@ def stored_hashes(
     source_table: str, model: str, *, using: str = DEFAULT_DB_ALIAS
 ) -> dict[tuple[str, int], str]:
     """Hash of the text embedded under `model`, by (source_id, chunk_index)."""
-    with connections[using].cursor() as cursor:
+    with search_errors(), connections[using].cursor() as cursor:
         cursor.execute(
             "SELECT source_id, chunk_index, content_hash FROM embeddings "
             "WHERE source_table = %s AND embedding_model = %s",

@@ -11,19 +11,18 @@ trusted code. Pass ``user`` whenever a person sees the result.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, DataError, connections
+from django.db import DEFAULT_DB_ALIAS, connections
 from psycopg.types.json import Jsonb
 
+from .db import vector_literal
 from .embedders import get_embedder
-from .errors import InvalidArgument, NothingToSearchFor, from_database
+from .errors import InvalidArgument, NothingToSearchFor, search_errors
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
@@ -122,7 +121,7 @@ def similarity_search(query: str | Sequence[float], **options: Unpack[Options]) 
         """
         SELECT d.id, s.source_table, s.source_id, s.chunk_index, d.title, d.content, s.metadata,
                s.similarity, s.similarity, NULL::double precision, 'vector'
-        FROM similarity_search(%s::vector, %s, %s, %s, %s, %s, %s) AS s
+        FROM similarity_search(%s::vector, %s, %s::integer, %s, %s::bigint, %s, %s) AS s
         JOIN search_documents AS d USING (source_table, source_id, chunk_index)
         ORDER BY s.similarity DESC, s.id
         """,
@@ -196,7 +195,8 @@ def _hybrid(
         # NULL means "as the person's configuration says" here, ...
         statement = """
             SELECT * FROM hybrid_search_for_user(
-                %(user)s, %(text)s, %(vector)s::vector, %(limit)s, %(source)s, %(model)s,
+                %(user)s::bigint, %(text)s, %(vector)s::vector, %(limit)s::integer,
+                %(source)s, %(model)s,
                 %(metadata)s, %(fusion)s, %(language)s,
                 %(vector_weight)s, %(keyword_weight)s, %(threshold)s)
         """
@@ -208,7 +208,7 @@ def _hybrid(
         statement = """
             SELECT * FROM hybrid_search(
                 %(text)s, %(vector)s::vector, %(vector_weight)s, %(keyword_weight)s,
-                %(threshold)s, %(limit)s, NULL, %(source)s, %(model)s,
+                %(threshold)s, %(limit)s::integer, NULL, %(source)s, %(model)s,
                 %(metadata)s, %(fusion)s, %(language)s)
         """
     return _fetch(statement, parameters, options)
@@ -221,23 +221,6 @@ def _fetch(statement: str, parameters: dict[str, Any] | list[Any], options: Opti
     ):
         cursor.execute(statement, parameters)
         return [Hit(*row) for row in cursor.fetchall()]
-
-
-@contextmanager
-def search_errors() -> Iterator[None]:
-    """Turn what the SQL functions raise into the `SearchError` of the same code."""
-    try:
-        yield
-    except DatabaseError as error:
-        known = from_database(error)
-        if known is not None:
-            raise known from error
-        if isinstance(error, DataError):
-            raise InvalidArgument(
-                f"PostgreSQL cannot take an argument: {error}".strip() + ".",
-                "Nothing was changed.",
-            ) from error
-        raise
 
 
 def _embed(text: str, model: str | None) -> tuple[Sequence[float], str]:
@@ -282,21 +265,3 @@ def _json(options: Options) -> Jsonb | None:
 def _clean(text: str) -> str:
     """The text without what no PostgreSQL text can hold: NUL and lone surrogates."""
     return text.replace("\x00", " ").encode("utf-8", "replace").decode("utf-8")
-
-
-def vector_literal(vector: Sequence[float]) -> str:
-    """pgvector's text form. A NumPy array is taken as well as any sequence."""
-    try:
-        values = vector.tolist() if hasattr(vector, "tolist") else list(vector)
-        finite = all(map(math.isfinite, values))
-    except (TypeError, OverflowError) as error:
-        raise InvalidArgument(
-            "The vector holds something that is not a number.", "Nothing was changed."
-        ) from error
-    if not values or not finite:
-        raise InvalidArgument(
-            "The vector is empty, or holds NaN or infinity.",
-            "Nothing was changed. Check the embedder's output.",
-        )
-    # float: the repr of a NumPy or Decimal number is not its digits alone.
-    return f"[{','.join(repr(float(value)) for value in values)}]"

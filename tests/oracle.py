@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +27,10 @@ def lexeme_component(lexeme: str) -> int:
 
 
 def query_lexemes(pg: psycopg.Connection, text: str, language: str = "english") -> dict[str, int]:
-    """How often each lexeme occurs in a query."""
+    """How often each lexeme occurs in a query, dots between letters read as spaces."""
     rows = pg.execute(
         "SELECT lexeme, cardinality(positions) FROM unnest(to_tsvector(%s::regconfig, %s))",
-        [language, text],
+        [language, re.sub(r"(?<=[^\W\d_])\.(?=[^\W\d_])", " ", text)],
     ).fetchall()
     return dict(rows)
 

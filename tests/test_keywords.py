@@ -347,6 +347,14 @@ def test_phrases_and_negations_in_a_search(pg: psycopg.Connection) -> None:
     assert found(pg, "wing -wing") == []
 
 
+def test_dotted_names_are_found_by_their_parts_and_numbers_kept(pg: psycopg.Connection) -> None:
+    store(pg, {"path": ("pathlib.Path.rglob", ""), "mach": ("", "At the end.Next: Mach 2.5")})
+
+    assert found(pg, "rglob") == found(pg, "Path") == found(pg, "pathlib.Path.rglob") == ["path"]
+    assert found(pg, "next") == found(pg, "2.5") == ["mach"]
+    assert found(pg, "5") == []
+
+
 def test_each_language_has_its_own_statistics_and_stems(pg: psycopg.Connection) -> None:
     store(pg, NOTES)
     store(pg, FIGURES, "german")
