@@ -20,6 +20,7 @@ $(STAMP): requirements.txt requirements-dev.txt
 
 demo: export DEBUG := true
 demo: $(STAMP)  ## a database of real text, and real questions put to it
+	$(BIN)/python manage.py embedded start
 	$(BIN)/python manage.py migrate
 	$(BIN)/python manage.py demo $(ARGS)
 

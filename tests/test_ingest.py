@@ -321,13 +321,28 @@ def test_twenty_connections_upserting_their_own_keys(connect: Connect) -> None:
     assert counts(sessions[0]) == (200, 200, 1)
 
 
-def test_a_vector_stored_during_a_change_of_owner_gets_the_new_one(connect: Connect) -> None:
+#: A second vector of the one document, through the function and past it.
+STORE_A_VECTOR = [
+    pytest.param("SELECT upsert_embedding('notes', '1', '[1,0,0]', 'large')", id="upsert"),
+    pytest.param(
+        "INSERT INTO embeddings (document_id, embedding_model, embedding) "
+        "SELECT id, 'large', '[1,0,0]' FROM search_documents",
+        id="insert",
+    ),
+]
+
+
+@pytest.mark.parametrize("store", STORE_A_VECTOR)
+def test_a_vector_stored_during_a_change_of_owner_gets_the_new_one(
+    connect: Connect, store: str
+) -> None:
     staff, worker, observer = connect(autocommit=False), connect(), connect()
     upsert(observer, "1", [1, 0], p_user_id=1)
+    observer.execute("SELECT register_embedding_model('large', 3)")
     staff.execute("UPDATE search_documents SET user_id = 2")
 
     with ThreadPoolExecutor(1) as thread:
-        stored = thread.submit(upsert, worker, "1", [1, 0, 0], "large")
+        stored = thread.submit(worker.execute, store)
         wait_until_blocked(observer, worker.info.backend_pid)
         staff.commit()
         stored.result(timeout=30)
@@ -335,10 +350,14 @@ def test_a_vector_stored_during_a_change_of_owner_gets_the_new_one(connect: Conn
     assert _owners(observer) == {"mini": 2, "large": 2}
 
 
-def test_a_change_of_owner_reaches_a_vector_not_yet_committed(connect: Connect) -> None:
+@pytest.mark.parametrize("store", STORE_A_VECTOR)
+def test_a_change_of_owner_reaches_a_vector_not_yet_committed(
+    connect: Connect, store: str
+) -> None:
     worker, staff, observer = connect(autocommit=False), connect(), connect()
     upsert(observer, "1", [1, 0], p_user_id=1)
-    upsert(worker, "1", [1, 0, 0], "large")
+    observer.execute("SELECT register_embedding_model('large', 3)")
+    worker.execute(store)
 
     with ThreadPoolExecutor(1) as thread:
         changed = thread.submit(staff.execute, "UPDATE search_documents SET user_id = 2")

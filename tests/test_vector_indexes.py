@@ -80,7 +80,7 @@ def settings(pg: psycopg.Connection, **values: int | None) -> None:
     )
 
 
-def plan(pg: psycopg.Connection, model: str = "model", **wishes: object) -> dict[str, Any]:
+def plan(pg: psycopg.Connection, model: str = "model", /, **wishes: object) -> dict[str, Any]:
     """vector_index_plan(), by the names of its columns."""
     statement = sql.SQL("SELECT * FROM vector_index_plan(%s{})").format(
         sql.SQL("").join(sql.SQL(", {} => %s").format(sql.Identifier(name)) for name in wishes)
@@ -326,15 +326,14 @@ def test_any_name_of_a_model_works_from_upsert_to_search(
     settings(pg, exact_scan_max_rows=10)
     load(pg, 40, model="bystander", dimensions=3)
     for number in range(40):
-        upsert(pg, number, [1.0, number, number * number], model)
+        upsert(pg, str(number), [1.0, number, number * number], model)
 
     report = rebuild(pg, model)
 
     assert report.startswith(f"{model}: HNSW on halfvec")
     name = index_name(pg, model)
     assert list(vector_indexes(pg)) == [name]
-    # So few rows would be scanned; what is asked is whether the index can serve.
-    pg.execute("SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off")
+    prefer_vector_index(pg)
     query, parameters = (
         "SELECT source_id FROM similarity_search(%s, match_count => 3, model_name => %s)",
         ["[1,5,25]", model],
@@ -344,6 +343,11 @@ def test_any_name_of_a_model_works_from_upsert_to_search(
 
 
 # --- Use --------------------------------------------------------------------
+
+
+def prefer_vector_index(pg: psycopg.Connection) -> None:
+    """For tables so small that a scan is cheaper: the question is whether the index can serve."""
+    pg.execute("SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off")
 
 
 def indexes_used(pg: psycopg.Connection, query: str, parameters: Sequence[object]) -> set[str]:
@@ -410,13 +414,15 @@ def test_a_search_uses_the_index_and_finds_what_the_exact_scan_finds(
     force(pg, method, storage)
     query = random_vector("query")
     name = index_name(pg)
+    if storage != "halfvec":  # the one that plans choose is chosen by the planner as it is
+        prefer_vector_index(pg)
 
     assert name in indexes_used(pg, "SELECT * FROM similarity_search(%s)", [query])
     hybrid = "SELECT * FROM hybrid_search('title', %s)"
     assert name in indexes_used(pg, hybrid, [query])
-    pg.execute("SET enable_indexscan = off")
-    assert name not in indexes_used(pg, "SELECT * FROM similarity_search(%s)", [query])
-    pg.execute("RESET enable_indexscan")
+    with pg.transaction(force_rollback=True):
+        pg.execute("UPDATE embedding_models SET index_method = 'exact'")
+        assert name not in indexes_used(pg, "SELECT * FROM similarity_search(%s)", [query])
 
     queries = [random_vector(number) for number in range(20)]
     found = sum(len({*similar(pg, q)} & {*nearest(pg, q)}) for q in queries)
@@ -600,11 +606,11 @@ def test_a_second_rebuild_swaps_the_index_and_a_smaller_model_loses_it(
     assert list(first) == list(second) == [index_name(pg)]
     assert first != second
 
-    pg.execute("DELETE FROM search_documents WHERE source_id > 'None/2'")
+    pg.execute("DELETE FROM search_documents WHERE source_id > 'None/14'")
     assert "exact scan" in rebuild(pg)
     assert vector_indexes(pg) == {}
     assert state(pg)["index_method"] == "exact"
-    assert len(similar(pg, random_vector("query"))) == 10
+    assert len(similar(pg, random_vector("query"))) == 7
 
 
 def test_only_the_named_model_is_rebuilt(pg: psycopg.Connection) -> None:
@@ -645,7 +651,10 @@ def test_models_of_every_dimension_up_to_the_largest(pg: psycopg.Connection) -> 
 
 @pytest.fixture
 def in_thread() -> Iterator[Callable[..., Any]]:
-    """Run a function beside the test; its future has the result."""
+    """Run a function beside the test; its future has the result.
+
+    Ask for it before the connections: they must be closed for what waits to end.
+    """
     with ThreadPoolExecutor() as threads:
         yield threads.submit
 
@@ -682,7 +691,7 @@ def test_searches_go_on_until_the_first_index_is_committed(
 
 
 def test_a_rebuild_that_waits_keeps_no_reader_waiting_and_undoes_all_when_cancelled(
-    pg: psycopg.Connection, connect: Connect, in_thread: Callable[..., Any]
+    in_thread: Callable[..., Any], pg: psycopg.Connection, connect: Connect
 ) -> None:
     indexed(pg, "a", "b")
     before = vector_indexes(pg), state(pg, "a"), state(pg, "b")
@@ -730,14 +739,24 @@ def test_a_reader_that_stays_keeps_its_index_and_the_rebuild_says_so(
 
 
 def test_a_reader_who_then_writes_is_never_the_victim_of_a_deadlock(
-    pg: psycopg.Connection, connect: Connect, in_thread: Callable[..., Any]
+    in_thread: Callable[..., Any], pg: psycopg.Connection, connect: Connect
 ) -> None:
     indexed(pg, "model")
-    application, builder = connect(autocommit=False), connect()
+    # Deadlocks are looked for once, so long after a wait has begun.
+    application = connect(autocommit=False, options="-c deadlock_timeout=100ms")
+    builder = connect()
     similar(application, random_vector("query"))
     rebuilt = in_thread(rebuild, builder)
-    wait_until_blocked(pg, builder.info.backend_pid)
+    while not rebuilt.done() and not scalar(
+        pg,
+        "SELECT count(*) FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation "
+        "WHERE l.pid = %s AND c.relname = %s",
+        [builder.info.backend_pid, index_name(pg)],
+    ):
+        pass  # until it swaps; from there on it wants to drop the former index
+
     upsert(application, "new", [1.0] * DIMENSIONS, "model")  # waits for the rebuild
     application.commit()
-    assert "stays" in rebuilt.result()
+
+    assert "in use and stays" in rebuilt.result()
     assert scalar(pg, "SELECT count(*) FROM embeddings WHERE source_id = 'new'") == 1

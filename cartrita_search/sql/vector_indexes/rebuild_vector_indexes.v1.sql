@@ -11,12 +11,12 @@
 -- Called by  operators, as in v1.
 -- Locks      SHARE on embeddings and SHARE ROW EXCLUSIVE on search_documents until
 --            commit: writers wait, readers do not. The swap is two renames, which
---            no reader feels either. Only dropping the former index needs ACCESS
---            EXCLUSIVE: tried for half a second at a time, never longer, since
---            everybody queues behind such a lock, and a transaction that has read
---            and now waits to write would deadlock with it. If it cannot be had,
---            the former index stays under the name <index>__old, harmless but
---            for the cost of keeping it up, and the report says so.
+--            no reader feels either. Only dropping the former indexes, when all
+--            else is done, needs ACCESS EXCLUSIVE, and that is not waited for:
+--            everybody would queue behind it, and a transaction that has read and
+--            now waits to write would deadlock with it. If it cannot be had, the
+--            former index stays under the name <index>__old, harmless but for the
+--            cost of keeping it up, and the report says so.
 --            No search is ever without an index.
 --            The command of the same name does not block writers.
 
@@ -33,7 +33,6 @@ DECLARE
     _plans vector_index_choice [] := '{}';
     _samples jsonb := '{}';
     _name text;
-    _dropped boolean;
     _report text [] := '{}';
 BEGIN
     IF NOT pg_try_advisory_xact_lock(_lock) THEN
@@ -88,7 +87,6 @@ BEGIN
         IF _plan.method <> 'exact' THEN
             EXECUTE format('ALTER INDEX public.%I RENAME TO %I', _name || '__new', _name);
         END IF;
-        _dropped := drop_vector_index(_name || '__old');
         UPDATE embedding_models AS m
         SET index_method = _plan.method,
             index_storage = _plan.storage,
@@ -127,14 +125,18 @@ BEGIN
                 CASE WHEN _model.measured_recall < _model.target_recall THEN ', NOT reached' END,
                 _plan.reason);
         END IF;
-        IF NOT _dropped THEN
+    END LOOP;
+    ANALYZE public.embeddings;
+
+    -- Last, because from here to the commit readers wait.
+    FOREACH _plan IN ARRAY _plans LOOP
+        _name := vector_index_name(_plan.model_name) || '__old';
+        IF NOT drop_vector_index(_name) THEN
             _report := _report || format(
                 '%s: the former index is in use and stays; drop it later: DROP INDEX CONCURRENTLY %I;',
-                _model.name, _name || '__old');
+                _plan.model_name, _name);
         END IF;
     END LOOP;
-
-    ANALYZE public.embeddings;
     RETURN coalesce(nullif(array_to_string(_report, E'\n'), ''), 'No embedding model is registered: nothing to index.');
 END;
 $$;
