@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -39,9 +40,10 @@ def read_sql(path: str) -> str:
 def vector_literal(vector: Sequence[float]) -> str:
     """pgvector's text form. A NumPy array is taken as well as any sequence."""
     try:
-        values = vector.tolist() if hasattr(vector, "tolist") else list(vector)
-        finite = all(map(math.isfinite, values))
-    except (TypeError, OverflowError) as error:
+        # By way of an array, since the repr of a Decimal is not its digits alone.
+        values = (vector if hasattr(vector, "tolist") else array("d", iter(vector))).tolist()
+        finite = math.isfinite(sum(values))
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidArgument(
             "The vector holds something that is not a number.", "Nothing was changed."
         ) from error
@@ -50,8 +52,7 @@ def vector_literal(vector: Sequence[float]) -> str:
             "The vector is empty, or holds NaN or infinity.",
             "Nothing was changed. Check the embedder's output.",
         )
-    # float: the repr of a NumPy or Decimal number is not its digits alone.
-    return f"[{','.join(repr(float(value)) for value in values)}]"
+    return f"[{','.join(map(repr, values))}]"
 
 
 def sql_checksum(text: str) -> str:
@@ -181,12 +182,17 @@ _TABLE_PRIVILEGES = {
     "search_performance_metrics": "SELECT, INSERT, DELETE",
     "cache_invalidation_log": "SELECT, INSERT, DELETE",
     "redis_sessions": "SELECT, INSERT, UPDATE, DELETE",
-    "keyword_statistics": "SELECT",
-    "keyword_corpora": "SELECT",
+    # refresh_keyword_statistics belongs to loading.
+    "keyword_statistics": "SELECT, INSERT, UPDATE, DELETE",
+    "keyword_corpora": "SELECT, INSERT, UPDATE, DELETE",
     "search_settings": "SELECT",
     "schema_migrations": "SELECT",
     "vector_search_stats": "SELECT",
 }
+
+
+#: Building and dropping indexes takes the table's owner in any case.
+_OWNER_ONLY = {"rebuild_vector_indexes", "tune_vector_index", "drop_vector_index"}
 
 
 def grant_to_role(connection: BaseDatabaseWrapper, role: str) -> list[str]:
@@ -229,10 +235,11 @@ def grant_to_role(connection: BaseDatabaseWrapper, role: str) -> list[str]:
 
 
 def _functions(connection: BaseDatabaseWrapper) -> list[str]:
-    """The functions that our SQL files made, as ``name(argument types)``."""
+    """The functions of our SQL files that may be granted, as ``name(argument types)``."""
     # One object a file, so the file's name is the function's, with a suffix for
     # an overload.
     names = {path.name.split(".")[0].removesuffix("_uuid") for path in SQL_ROOT.glob("*/*.v*.sql")}
+    names -= _OWNER_ONLY
     with connection.cursor() as cursor:
         cursor.execute(
             """

@@ -19,6 +19,7 @@ class Migration(migrations.Migration):
         RunSQLFile("retrieval/default_language.v1.sql"),
         RunSQLFile("retrieval/text_search_language.v1.sql"),
         RunSQLFile("ingest/embedding_models.v1.sql"),
+        RunSQLFile("ingest/embedding_models_keep_dimensions.v1.sql"),
         RunSQLFile("ingest/search_documents.v1.sql"),
         RunSQLFile("ingest/document_content_hash.v1.sql"),
         RunSQLFile("ingest/search_documents_content_hash.v1.sql"),

@@ -2,7 +2,7 @@
 -- that each model has at present.
 --
 -- Promises   at most one default model; a model's dimension never changes
---            while it has vectors (the trigger on embeddings compares).
+--            (embedding_models_keep_dimensions).
 -- Called by  upsert_embedding registers; rebuild_vector_indexes records;
 --            every search reads.
 

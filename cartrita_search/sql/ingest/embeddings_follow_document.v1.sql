@@ -52,6 +52,6 @@ COMMENT ON FUNCTION public.embeddings_follow_document IS
     'Checks a vector against its model and copies source, owner and metadata from its document.';
 
 CREATE TRIGGER embeddings_follow_document
-    BEFORE INSERT OR UPDATE OF document_id, embedding_model, embedding, content_hash
+    BEFORE INSERT OR UPDATE
     ON public.embeddings
     FOR EACH ROW EXECUTE FUNCTION public.embeddings_follow_document();

@@ -49,6 +49,15 @@ BEGIN
         RAISE EXCEPTION 'source_table and source_id must name the row that was embedded; one is empty.'
             USING ERRCODE = 'SE008', HINT = 'Nothing was changed.';
     END IF;
+    IF length(p_source_table) > 128 OR length(p_source_id) > 500 THEN
+        RAISE EXCEPTION 'source_table has up to 128 characters and source_id up to 500; these have % and %.',
+            length(p_source_table), length(p_source_id)
+            USING ERRCODE = 'SE008', HINT = 'Nothing was changed. Use a shorter key, a hash for instance.';
+    END IF;
+    IF p_chunk_index IS NULL OR p_chunk_index < 0 THEN
+        RAISE EXCEPTION 'chunk_index counts from 0; it is %.', coalesce(p_chunk_index::text, 'NULL')
+            USING ERRCODE = 'SE008', HINT = 'Nothing was changed. Leave it out for a document of one chunk.';
+    END IF;
     IF p_embedding IS NULL THEN
         RAISE EXCEPTION 'The embedding of %/% is NULL.', p_source_table, p_source_id
             USING ERRCODE = 'SE008',
@@ -59,7 +68,7 @@ BEGIN
             USING ERRCODE = 'SE008', HINT = 'Nothing was changed. Wrap the value: {"value": ...}.';
     END IF;
     IF p_language IS NOT NULL THEN
-        PERFORM text_search_language(p_language);
+        p_language := text_search_language(p_language)::text;
     END IF;
     _model := register_embedding_model(p_model, vector_dims(p_embedding));
 
@@ -127,7 +136,15 @@ BEGIN
     ON CONFLICT (document_id, embedding_model) DO UPDATE
     SET embedding = excluded.embedding,
         content_hash = excluded.content_hash
+    -- A new row version is a new entry in the vector index, the dearest write here.
+    WHERE (e.embedding, e.content_hash) IS DISTINCT FROM (excluded.embedding, excluded.content_hash)
     RETURNING e.id INTO _id;
+    IF NOT FOUND THEN
+        -- The row is as it should be, and locked by ON CONFLICT all the same.
+        SELECT e.id INTO STRICT _id
+        FROM embeddings AS e
+        WHERE e.document_id = _document_id AND e.embedding_model = _model.name;
+    END IF;
     RETURN _id;
 END;
 $$;

@@ -29,7 +29,6 @@ CREATE FUNCTION public.keyword_query(
 RETURNS record
 LANGUAGE plpgsql
 STABLE
-PARALLEL SAFE
 SET search_path = public, pg_temp
 AS $$
 DECLARE
@@ -44,6 +43,7 @@ BEGIN
     SELECT s.* INTO _settings FROM search_settings AS s;
     p_language := coalesce(p_language, _settings.default_language);
     _configuration := text_search_language(p_language);
+    p_language := _configuration::text;
 
     -- websearch_to_tsquery would demand every plain word as well, so it gets
     -- only what restricts.

@@ -22,6 +22,9 @@ DECLARE
     _average_length double precision;
     _partial boolean;
 BEGIN
+    -- 'English' and 'pg_catalog.english' are one language, with one statistic.
+    NEW.language := _language::text;
+
     -- A word of n bytes takes at most 2n + 4 in a tsvector, so this much always
     -- fits and needs no subtransaction.
     IF octet_length(_content) + octet_length(_title) <= 300000 THEN

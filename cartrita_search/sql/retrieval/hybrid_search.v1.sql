@@ -18,7 +18,8 @@
 --            lexeme) or with weight 0 stands aside, and the other counts in full.
 --            similarity_threshold: a document below it is not proposed by the
 --            vector leg; its words may still propose it.
---            Quoted phrases and -negations in the text restrict both legs.
+--            Quoted phrases and -negations in the text restrict both legs, the
+--            vector leg among its candidates: fewer than match_count may remain.
 --            matched_by names the leg that proposed it: 'vector', 'keyword' or,
 --            when both did, 'hybrid'. vector_similarity is NULL for a document
 --            without a vector under the model, or with no query vector.

@@ -2,13 +2,13 @@
 --
 -- Promises   the text search configuration of that name; SE008 if there is none.
 -- Called by  upsert_embedding and keyword_query.
--- Volatility STABLE.
+-- Volatility STABLE. Not parallel safe: before PostgreSQL 17 a parallel worker
+--            cannot catch an exception.
 
 CREATE FUNCTION public.text_search_language(p_name text)
 RETURNS regconfig
 LANGUAGE plpgsql
 STABLE
-PARALLEL SAFE
 SET search_path = public, pg_temp
 AS $$
 BEGIN

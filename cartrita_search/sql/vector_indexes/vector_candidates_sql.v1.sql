@@ -35,7 +35,7 @@ FROM (
     WHERE e.embedding_model = %L%s%s%s
     ORDER BY %s
     LIMIT $2
-) AS c$$,
+) AS c%s$$,
     p_model.name,
     CASE WHEN p_by_user THEN ' AND (e.user_id = $3 OR e.user_id IS NULL)' END,
     CASE WHEN p_by_source THEN ' AND e.source_table = $4' END,
@@ -49,6 +49,15 @@ FROM (
             CASE p_model.index_storage WHEN 'bit' THEN '<~>' ELSE '<=>' END,
             public.vector_order_expression(p_model.index_storage, p_model.dimensions, '$1')
         )
+    END,
+    -- The copied owner can be behind: a change of owner in a REPEATABLE READ
+    -- transaction does not see a vector committed after its snapshot.
+    CASE
+        WHEN p_by_user THEN '
+WHERE EXISTS (
+    SELECT FROM search_documents AS d
+    WHERE d.id = c.document_id AND (d.user_id = $3 OR d.user_id IS NULL)
+)'
     END
 );
 

@@ -30,7 +30,7 @@ BEGIN
     FROM pg_class AS c
     CROSS JOIN pg_stats AS s
     CROSS JOIN LATERAL unnest(s.most_common_vals::text::text [], s.most_common_freqs) AS f (name, share)
-    WHERE c.oid = 'public.embeddings'::regclass
+    WHERE c.oid = 'public.embeddings'::regclass AND c.reltuples > 0
         AND s.schemaname = 'public' AND s.tablename = 'embeddings' AND s.attname = 'embedding_model'
         AND f.name = p_model;
     IF _estimate IS NULL THEN

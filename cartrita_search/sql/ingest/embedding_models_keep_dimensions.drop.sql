@@ -1,0 +1,2 @@
+DROP TRIGGER embedding_models_keep_dimensions ON public.embedding_models;
+DROP FUNCTION public.embedding_models_keep_dimensions;
