@@ -37,6 +37,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="cartrita-bench-") as folder:
         settings.EMBEDDED_DIR = Path(folder)
         settings.EMBEDDED_POSTGRES = {}
+        settings.DEBUG = False  # or Django would keep a log of every query
         try:
             call_command("migrate", verbosity=0)
             for name in names:
