@@ -40,7 +40,8 @@ def read_sql(path: str) -> str:
 def vector_literal(vector: Sequence[float]) -> str:
     """pgvector's text form. A NumPy array is taken as well as any sequence."""
     try:
-        values = (vector if hasattr(vector, "tolist") else array("d", iter(vector))).tolist()
+        given = vector.tolist() if hasattr(vector, "tolist") else iter(vector)
+        values = array("f", given).tolist()  # single precision, as the column has it
         finite = math.isfinite(sum(values))
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidArgument(
@@ -51,8 +52,8 @@ def vector_literal(vector: Sequence[float]) -> str:
             "The vector is empty, or holds NaN or infinity.",
             "Nothing was changed. Check the embedder's output.",
         )
-    # Nine digits tell any two single-precision numbers apart, which is what a vector
-    # holds, and take a third of the time that the shortest exact form of a double does.
+    # Nine digits tell any two single-precision numbers apart, and take a third of the
+    # time that the shortest exact form of a double does.
     return f"[{','.join(['%.9g'] * len(values)) % tuple(values)}]"
 
 

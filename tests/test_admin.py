@@ -531,7 +531,10 @@ def test_a_language_that_is_no_more_is_not_silently_replaced(
     rows: dict[Model, models.Model], admin_client: Client
 ) -> None:
     document: Any = rows[SearchDocument]
-    SearchDocument.objects.filter(pk=document.pk).update(language="pg_catalog.english")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEXT SEARCH CONFIGURATION gone (COPY = simple)")
+        SearchDocument.objects.filter(pk=document.pk).update(language="gone")
+        cursor.execute("DROP TEXT SEARCH CONFIGURATION gone")
     shown = admin_client.get(url("change", document)).text
     language = re.search(r'<select name="language".*?</select>', shown, re.DOTALL)
     assert language
