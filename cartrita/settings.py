@@ -96,6 +96,8 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    # Its fields: Django 6 insists. It has no tables.
+    "django.contrib.postgres",
 ]
 
 MIDDLEWARE = [
