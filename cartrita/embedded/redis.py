@@ -85,6 +85,12 @@ class EmbeddedRedis(EmbeddedServer):
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         except subprocess.CalledProcessError as error:
             raise self._error("does not start") from error
+        # A daemon's parent returns before its child listens.
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not self.answers():
+            if time.monotonic() > deadline:
+                raise self._error(f"does not answer after {TIMEOUT_SECONDS:.0f} s")
+            time.sleep(POLL_SECONDS)
 
     def _shut_down(self) -> None:
         with self._client() as client:
@@ -125,8 +131,8 @@ def _server_program() -> str:
     for package, pattern in WHEELS.items():
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.origin is not None:
-            for program in Path(spec.origin).parent.glob(pattern):
-                return str(program)
+            for found in Path(spec.origin).parent.glob(pattern):
+                return str(found)
     raise EmbeddedServerError(
         "No Redis is configured, and there is no redis-server to start.",
         "Set REDIS_URL to use a Redis of your own, or `pip install -r requirements-dev.txt`.",
