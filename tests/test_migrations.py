@@ -25,7 +25,7 @@ from django.db.models.functions import Now
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from cartrita.embedded.postgres import EmbeddedPostgres
+from cartrita.embedded.postgres import EmbeddedPostgres, client_program
 from cartrita_search import migration_operations
 from cartrita_search.db import read_sql, sql_checksum
 from tests.catalog import read_catalog
@@ -561,3 +561,34 @@ def test_a_role_that_is_not_there_is_named_in_one_line(migrated: Database) -> No
     assert 'GRANT_ROLE"] names the role "no "such" role", which does not exist' in done.stderr
     assert "create the role and run migrate again" in done.stderr
     assert "cartrita_search.E001" not in done.stderr
+
+
+def test_a_dump_restores_to_all_there_was_and_answers_the_same(
+    migrated: Database, pg: psycopg.Connection, database: dict[str, Any], manage: Manage
+) -> None:
+    copy = Database(database | {"dbname": "test_restored"}, manage)
+    call = "SELECT h::text FROM hybrid_search('migrations reverse', '[1, 4, 2]') AS h"
+    with migrated.connect() as raw:
+        fill(raw)
+        # Lower than the rows that `fill` makes: an index is dumped with them.
+        raw.execute("UPDATE search_settings SET exact_scan_max_rows = 10")
+        raw.execute("SELECT rebuild_vector_indexes()")
+        before, answer = read_catalog(raw), raw.execute(call.encode()).fetchall()
+    server = {"PGHOST": database["host"], "PGPORT": database["port"], "PGUSER": database["user"]}
+
+    def client(program: str, *arguments: str, **options: Any) -> bytes:
+        command = [client_program(program), *arguments]
+        done = subprocess.run(command, env=server, check=True, capture_output=True, **options)
+        output: bytes = done.stdout
+        return output
+
+    dump = client("pg_dump", "--format=custom", migrated.parameters["dbname"])
+    with _database(pg, "test_restored", "template0"):
+        client("pg_restore", "--exit-on-error", "--dbname=test_restored", input=dump)
+        with copy.connect() as raw:
+            # Not their texts: BETWEEN comes back with other parentheses.
+            assert read_catalog(raw).keys() == before.keys()
+            assert len(answer) == 10
+            assert raw.execute(call.encode()).fetchall() == answer
+            fill(raw)
+            assert "HNSW" in scalar(raw, "SELECT rebuild_vector_indexes()")
