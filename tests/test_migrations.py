@@ -30,7 +30,7 @@ from cartrita_search import migration_operations
 from cartrita_search.db import read_sql, sql_checksum
 from tests.catalog import read_catalog
 from tests.conftest import Manage
-from tests.postgres import scalar
+from tests.postgres import scalar, upsert
 
 STEPS = (
     "0001_initial_baseline",
@@ -590,5 +590,5 @@ def test_a_dump_restores_to_all_there_was_and_answers_the_same(
             assert read_catalog(raw).keys() == before.keys()
             assert len(answer) == 10
             assert raw.execute(call.encode()).fetchall() == answer
-            fill(raw)
+            upsert(raw, "new", [1.0, 2.0, 3.0], None)
             assert "HNSW" in scalar(raw, "SELECT rebuild_vector_indexes()")
