@@ -11,8 +11,9 @@ trusted code. Pass ``user`` whenever a person sees the result.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 from uuid import UUID
 
@@ -50,6 +51,9 @@ class Hit:
     keyword_score: float | None
     #: The leg that proposed it: 'vector', 'keyword', or 'hybrid' for both.
     matched_by: str
+
+
+_METADATA = [field.name for field in fields(Hit)].index("metadata")
 
 
 class Options(TypedDict, total=False):
@@ -220,7 +224,14 @@ def _fetch(statement: str, parameters: dict[str, Any] | list[Any], options: Opti
         connections[options.get("using") or DEFAULT_DB_ALIAS].cursor() as cursor,
     ):
         cursor.execute(statement, parameters)
-        return [Hit(*row) for row in cursor.fetchall()]
+        return [_hit(row) for row in cursor.fetchall()]
+
+
+def _hit(row: Sequence[Any]) -> Hit:
+    values = list(row)
+    # Django leaves JSON to its model fields: a bare cursor hands over its text.
+    values[_METADATA] = json.loads(values[_METADATA])
+    return Hit(*values)
 
 
 def _embed(text: str, model: str | None) -> tuple[Sequence[float], str]:

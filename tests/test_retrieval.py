@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -772,7 +773,9 @@ def rows_of(function: str, *arguments: object, **named: object) -> list[dict[str
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")  # ensures a connection
     raw: psycopg.Connection = connection.connection
-    return call(raw, function, *arguments, **named)
+    rows = call(raw, function, *arguments, **named)
+    # Django's connections hand JSON over as text.
+    return [row | {"metadata": json.loads(row["metadata"])} for row in rows]
 
 
 @contextmanager
@@ -853,6 +856,7 @@ def test_similarity_search_by_text_or_vector() -> None:
         assert hit.hybrid_score == hit.vector_similarity == row["similarity"]
         assert (hit.keyword_score, hit.matched_by) == (None, "vector")
         assert (hit.title, hit.content) == TEXTS[hit.source_id]
+        assert hit.metadata == {"letters": len(hit.source_id)}
     document_ids = {hit.source_id: hit.id for hit in keyword_search("wing heat")}
     assert all(hit.id == document_ids[hit.source_id] for hit in hits)
 
