@@ -51,7 +51,7 @@ def text_search_languages() -> list[str]:
 
 def validate_language(value: str) -> None:
     """Refuse a name that no text search configuration has."""
-    # Only the stored spelling: pg_catalog.english would count as another corpus.
+    # Only the spelling that the database stores, which the pages' select can show.
     if value not in text_search_languages():
         raise ValidationError(
             "There is no text search configuration “%(value)s”.", params={"value": value}

@@ -26,9 +26,9 @@ def main() -> int:
 
     from cartrita.embedded.postgres import EmbeddedPostgres
 
-    from . import latency, quality
+    from . import latency, quality, sweep
 
-    benchmarks = {"quality": quality.run, "latency": latency.run}
+    benchmarks = {"quality": quality.run, "sweep": sweep.run, "latency": latency.run}
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*benchmarks, []], metavar="NAME")
     names = parser.parse_args().names or list(benchmarks)
