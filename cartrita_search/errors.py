@@ -104,6 +104,30 @@ class EmbedderUnavailable(SearchError):
     code = "SE020"
 
 
+class EmbeddingRefused(SearchError):
+    """The provider will not embed this very text, or answered with something unusable."""
+
+    code = "SE022"
+
+
+class EmbedderOverloaded(SearchError):
+    """The provider is rate-limiting, failing or silent; the same call may work later."""
+
+    code = "SE023"
+
+
+class UnreadableInput(SearchError):
+    """A file or one of its lines cannot be read; the message names the line."""
+
+    code = "SE024"
+
+
+class PackageMissing(SearchError):
+    """An optional package is not installed; the hint says which command installs it."""
+
+    code = "SE025"
+
+
 class EmbeddedServerError(SearchError):
     """The embedded PostgreSQL or Redis cannot be started or reached."""
 

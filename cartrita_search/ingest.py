@@ -14,19 +14,23 @@ from psycopg.types.json import Jsonb
 from .db import vector_literal
 from .errors import InvalidArgument, search_errors
 
-#: Documents of one transaction: a kill loses no more than these.
-BATCH_SIZE = 500
+#: Rows of one batch, which is one transaction: a kill loses no more than these.
+BATCH_SIZE = 5000
+
+#: Refusals that a report keeps in full; beyond that they are only counted.
+KEPT_REFUSALS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One chunk of one source row, with its vector."""
+    """One chunk of one source row, with its vector if there is one already."""
 
     source_table: str
     source_id: str
-    title: str
-    content: str
-    embedding: Sequence[float]
+    title: str = ""
+    content: str = ""
+    #: Floats of the model's dimension; None: the document awaits its vector.
+    embedding: Sequence[float] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     #: The owner; None is shared with everybody.
     user_id: int | None = None
@@ -34,6 +38,49 @@ class Document:
     #: Text search configuration; None is the database's default.
     language: str | None = None
     tags: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentVector:
+    """A vector for a document that is stored already."""
+
+    source_table: str
+    source_id: str
+    embedding: Sequence[float]
+    chunk_index: int = 0
+    #: `content_hash` of the text that was embedded; None: the document's present text.
+    content_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A row that was not stored, and why. The rest of its batch was."""
+
+    source_table: str
+    source_id: str
+    chunk_index: int
+    #: A `SearchError.code`: "SE001" for a wrong dimension, and so on.
+    code: str
+    message: str
+
+
+@dataclass(slots=True)
+class IngestReport:
+    """What a bulk load did, counted by rows given: every one is in one of the four."""
+
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    refused: int = 0
+    #: The first `KEPT_REFUSALS` refusals.
+    refusals: list[Refusal] = field(default_factory=list)
+    #: The report of the index build, where the load ended with one.
+    index: str = ""
+
+    @property
+    def total(self) -> int:
+        """All rows that were given."""
+        return self.inserted + self.updated + self.unchanged + self.refused
 
 
 def content_hash(title: str, content: str) -> str:
