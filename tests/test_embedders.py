@@ -307,7 +307,7 @@ def test_none_is_configured() -> None:
         ("nowhere.at.All", {}, "cannot be imported"),
         (f"{__name__}.Absent", {}, "cannot be imported"),
         (f"{__name__}.Stub", {"colour": "red"}, "refused its options.*colour"),
-        ("fractions.Fraction", {}, "does not make an Embedder"),
+        ("fractions.Fraction", {}, "is no Embedder"),
         (ONNX, {"model_path": "absent.onnx"}, "cannot be loaded"),
     ],
 )
