@@ -82,10 +82,10 @@ class MaximalMarginalRelevance:
                            candidates; 1 for all where all scores are equal
         redundancy(d, S) = max(0, max over s in S of cosine(d, s))
 
-    Ties go to the lower id. A document without a vector has the cosine 0 to every
-    other. The value returned is the one that a candidate was chosen at: it never
-    rises from one choice to the next, as S only grows and redundancy is never
-    negative, so sorting by it (and by id) gives the order of choice.
+    Ties (to nine decimals) go to the lower id. A document without a vector has the
+    cosine 0 to every other. The value returned is the one that a candidate was chosen
+    at: it never rises from one choice to the next, as S only grows and redundancy is
+    never negative, so sorting by it (and by id) gives the order of choice.
 
     ``diversity`` is in [0, 1]: 0 leaves the order as it is, 1 looks at nothing but the
     vectors. Fifty candidates of 384 dimensions take a few milliseconds.
@@ -114,10 +114,14 @@ class MaximalMarginalRelevance:
         redundancy = [0.0] * len(candidates)
         values = [0.0] * len(candidates)
         left = sorted(range(len(candidates)), key=lambda i: candidates[i].id)
+
+        def value(i: int) -> float:
+            # Rounded, so that what is equal on paper is equal here, and goes by id.
+            return round(weighted[i] - self._diversity * redundancy[i], 9)
+
         while left:
-            # The first of equals, which is the one of the lowest id.
-            chosen = max(left, key=lambda i: weighted[i] - self._diversity * redundancy[i])
-            values[chosen] = weighted[chosen] - self._diversity * redundancy[chosen]
+            chosen = max(left, key=value)  # of equals the first, which has the lowest id
+            values[chosen] = value(chosen)
             left.remove(chosen)
             if (unit := units[chosen]) is None:
                 continue
