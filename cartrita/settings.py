@@ -66,6 +66,13 @@ env = Environment(
     # Search
     EMBEDDER=(str, ""),
     EMBEDDER_OPTIONS=(json.loads, {}),
+    RERANKER=(str, "cartrita_search.rerank.MaximalMarginalRelevance"),
+    RERANKER_OPTIONS=(json.loads, {}),
+    RERANK_DEPTH=(int, 50),
+    RECORD_SEARCHES=(bool, True),
+    STORE_QUERY_TEXT=(bool, False),
+    METRICS_BUFFER_ROWS=(int, 10_000),
+    METRICS_FLUSH_SECONDS=(float, 5.0),
     GRANT_ROLE=(str, ""),
 )
 env.read_env(env("ENV_FILE"))
@@ -263,5 +270,12 @@ def embedder() -> str | None:
 CARTRITA_SEARCH: dict[str, Any] = {
     "EMBEDDER": embedder(),
     "EMBEDDER_OPTIONS": env("EMBEDDER_OPTIONS"),
+    "RERANKER": env("RERANKER"),
+    "RERANKER_OPTIONS": env("RERANKER_OPTIONS"),
+    "RERANK_DEPTH": env("RERANK_DEPTH"),
+    "RECORD_SEARCHES": env("RECORD_SEARCHES"),
+    "STORE_QUERY_TEXT": env("STORE_QUERY_TEXT"),
+    "METRICS_BUFFER_ROWS": env("METRICS_BUFFER_ROWS"),
+    "METRICS_FLUSH_SECONDS": env("METRICS_FLUSH_SECONDS"),
     "GRANT_ROLE": env("GRANT_ROLE"),
 }

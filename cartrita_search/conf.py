@@ -8,6 +8,8 @@ without Django sees the same.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +26,61 @@ class SearchSettings:
     embedder: str | None = None
     #: Keyword arguments for that class.
     embedder_options: dict[str, Any] = field(default_factory=dict)
+    #: Dotted path of a `rerank.Reranker` class.
+    reranker: str = "cartrita_search.rerank.MaximalMarginalRelevance"
+    #: Keyword arguments for that class.
+    reranker_options: dict[str, Any] = field(default_factory=dict)
+    #: Candidates that are re-scored, best first, 1 to 10,000; never fewer than the results.
+    rerank_depth: int = 50
+    #: Whether each search leaves a row in search_performance_metrics.
+    record_searches: bool = True
+    #: Whether that row holds the query's text; otherwise only a keyed hash of it.
+    store_query_text: bool = False
+    #: Rows that a process holds unwritten at most; a write begins at a tenth of it.
+    metrics_buffer_rows: int = 10_000
+    #: Seconds after which a recorded search is written at the latest.
+    metrics_flush_seconds: float = 5.0
     #: Role that may use the tables and functions; "" grants to nobody else.
     grant_role: str = ""
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and "." in value
+
+
+def _is_arguments(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
+def _is_whole_number(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def _is_seconds(value: object) -> bool:
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value > 0
+    )
+
+
+#: What each value must be, in words and as a test.
+_EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "embedder": ("the dotted path of a class", lambda v: v is None or _is_path(v)),
+    "embedder_options": ("a dict of keyword arguments", _is_arguments),
+    "reranker": ("the dotted path of a class", _is_path),
+    "reranker_options": ("a dict of keyword arguments", _is_arguments),
+    "rerank_depth": ("a whole number from 1 to 10,000", lambda v: _is_whole_number(v, 10_000)),
+    "record_searches": ("True or False", lambda v: isinstance(v, bool)),
+    "store_query_text": ("True or False", lambda v: isinstance(v, bool)),
+    "metrics_buffer_rows": (
+        "a whole number from 1 to 1,000,000",
+        lambda v: _is_whole_number(v, 1_000_000),
+    ),
+    "metrics_flush_seconds": ("a number of seconds above 0", _is_seconds),
+    "grant_role": ("a role's name", lambda v: isinstance(v, str)),
+}
 
 
 def search_settings() -> SearchSettings:
@@ -47,18 +102,10 @@ def load(raw: object) -> tuple[SearchSettings, list[str]]:
         if key not in names
     ]
     values = {names[key]: value for key, value in raw.items() if key in names}
-    embedder = values.get("embedder")
-    if embedder is not None and (not isinstance(embedder, str) or "." not in embedder):
-        problems.append(
-            f'CARTRITA_SEARCH["EMBEDDER"] must be the dotted path of a class, not {embedder!r}.'
-        )
-    options = values.get("embedder_options", {})
-    if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
-        problems.append(
-            'CARTRITA_SEARCH["EMBEDDER_OPTIONS"] must be a dict of keyword arguments, '
-            f"not {options!r}."
-        )
-    role = values.get("grant_role", "")
-    if not isinstance(role, str):
-        problems.append(f'CARTRITA_SEARCH["GRANT_ROLE"] must be a role\'s name, not {role!r}.')
+    for name, value in values.items():
+        expected, fits = _EXPECTED[name]
+        if not fits(value):
+            problems.append(
+                f'CARTRITA_SEARCH["{name.upper()}"] must be {expected}, not {value!r}.'
+            )
     return (SearchSettings() if problems else SearchSettings(**values)), problems

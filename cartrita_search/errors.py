@@ -128,6 +128,12 @@ class PackageMissing(SearchError):
     code = "SE025"
 
 
+class RerankerUnavailable(SearchError):
+    """The configured reranker cannot be loaded."""
+
+    code = "SE026"
+
+
 class EmbeddedServerError(SearchError):
     """The embedded PostgreSQL or Redis cannot be started or reached."""
 

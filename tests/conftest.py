@@ -152,6 +152,7 @@ def manage(database: dict[str, Any]) -> Manage:
         "DEBUG": "true",
         "DATABASE_URL": "postgres://{user}@:{port}/{dbname}?host={host}".format(**database),
         "CARTRITA_EMBEDDED_DIR": str(settings.EMBEDDED_DIR),
+        "RECORD_SEARCHES": "false",
     }
 
     def _manage(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,6 @@ import gzip
 import json
 import math
 import os
-import struct
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from cartrita_search.embedders import Embedder, OnnxEmbedder, get_embedder
 from cartrita_search.errors import EmbedderUnavailable
+from tests.onnx_graph import lookup_model
 
 ONNX = "cartrita_search.embedders.OnnxEmbedder"
 SHARED_DATA = Path(
@@ -146,58 +146,6 @@ def test_threads_share_one_embedder(minilm: OnnxEmbedder) -> None:
 # --- Any ONNX model ----------------------------------------------------------
 
 
-def field(number: int, value: int | bytes | str) -> bytes:
-    """One field of a Protocol Buffers message (values below 128, lengths below 16384)."""
-    if isinstance(value, int):
-        return bytes([number << 3, value])
-    value = value.encode() if isinstance(value, str) else value
-    return bytes([number << 3 | 2, len(value) & 127 | 128, len(value) >> 7]) + value
-
-
-def lookup_model(table: Sequence[Sequence[float]], output_axes: int) -> bytes:
-    """An ONNX model that takes input_ids alone; the state of token ``i`` is ``table[i]``.
-
-    With ``output_axes`` 2 it sums over the tokens itself, as exports that pool do.
-    """
-
-    def tensor_info(name: str, element_type: int, axes: int) -> bytes:
-        shape = b"".join(field(1, field(2, f"{name}{axis}")) for axis in range(axes))
-        return field(1, name) + field(2, field(1, field(1, element_type) + field(2, shape)))
-
-    def node(operator: str, inputs: Sequence[str], output: str, attributes: bytes = b"") -> bytes:
-        return (
-            b"".join(field(1, name) for name in inputs)
-            + field(2, output)
-            + field(4, operator)
-            + attributes
-        )
-
-    float32, int64 = 1, 7
-    values = [value for row in table for value in row]
-    weights = (
-        field(1, len(table))
-        + field(1, len(table[0]))
-        + field(2, float32)
-        + field(8, "table")
-        + field(9, struct.pack(f"<{len(values)}f", *values))
-    )
-    axis_1 = field(1, 1) + field(2, int64) + field(8, "axis") + field(9, struct.pack("<q", 1))
-    no_keepdims = field(5, field(1, "keepdims") + field(3, 0) + bytes([20 << 3 & 127 | 128, 1, 2]))
-    nodes = field(1, node("Gather", ["table", "input_ids"], "states"))
-    if output_axes == 2:
-        nodes += field(1, node("ReduceSum", ["states", "axis"], "pooled", no_keepdims))
-    output = "states" if output_axes == 3 else "pooled"
-    graph = (
-        nodes
-        + field(2, "lookup")
-        + field(5, weights)
-        + field(5, axis_1)
-        + field(11, tensor_info("input_ids", int64, 2))
-        + field(12, tensor_info(output, float32, output_axes))
-    )
-    return field(1, 8) + field(7, graph) + field(8, field(2, 13))
-
-
 @pytest.fixture
 def lookup(tmp_path: Path) -> OnnxEmbedder:
     return make_lookup(tmp_path, output_axes=3)
@@ -307,7 +255,7 @@ def test_none_is_configured() -> None:
         ("nowhere.at.All", {}, "cannot be imported"),
         (f"{__name__}.Absent", {}, "cannot be imported"),
         (f"{__name__}.Stub", {"colour": "red"}, "refused its options.*colour"),
-        ("fractions.Fraction", {}, "does not make an Embedder"),
+        ("fractions.Fraction", {}, "is no Embedder"),
         (ONNX, {"model_path": "absent.onnx"}, "cannot be loaded"),
     ],
 )

@@ -16,6 +16,7 @@ import numpy as np
 import psycopg
 import pytest
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
 from django.db import connection, connections, transaction
 from django.test import override_settings
@@ -727,13 +728,13 @@ TEXTS = {
 @pytest.fixture
 def embedder() -> Iterator[None]:
     path = f"{LetterEmbedder.__module__}.{LetterEmbedder.__name__}"
-    with override_settings(CARTRITA_SEARCH={"EMBEDDER": path}):
+    with override_settings(CARTRITA_SEARCH=settings.CARTRITA_SEARCH | {"EMBEDDER": path}):
         yield
 
 
 @pytest.fixture
 def no_embedder() -> Iterator[None]:
-    with override_settings(CARTRITA_SEARCH={}):
+    with override_settings(CARTRITA_SEARCH=settings.CARTRITA_SEARCH | {"EMBEDDER": None}):
         yield
 
 

@@ -7,6 +7,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command
 from django.test import override_settings
@@ -96,7 +97,7 @@ class TestOptions:
         assert names("car motor", "--model", "all-MiniLM-L6-v2")[0] == "engine"
 
     def test_keywords_alone_need_no_embedder(self) -> None:
-        with override_settings(CARTRITA_SEARCH={"EMBEDDER": None}):
+        with override_settings(CARTRITA_SEARCH=settings.CARTRITA_SEARCH | {"EMBEDDER": None}):
             hits = found("twenty minutes", "--keyword-only")
         assert {hit["matched_by"] for hit in hits} == {"keyword"}
         assert {hit["vector_similarity"] for hit in hits} == {None}
@@ -169,7 +170,7 @@ def test_what_is_refused(arguments: list[str], message: str) -> None:
 @pytest.mark.usefixtures("documents")
 def test_no_embedder() -> None:
     with (
-        override_settings(CARTRITA_SEARCH={"EMBEDDER": None}),
+        override_settings(CARTRITA_SEARCH=settings.CARTRITA_SEARCH | {"EMBEDDER": None}),
         pytest.raises(CommandError, match="No embedder is configured"),
     ):
         run("soup")

@@ -16,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import Client
 from environ import Env
 
+from cartrita_search import conf
 from tests.conftest import Manage
 
 KEY = "a-key-long-enough-for-the-deployment-check-to-like-it-0123456789"
@@ -229,11 +230,13 @@ def test_a_redis_that_is_gone_breaks_nothing(manage: Manage) -> None:
 def test_the_embedder_is_the_demos_in_development_and_none_in_production(load: Load) -> None:
     demo = "cartrita_search.embedders.OnnxEmbedder"
     assert load(DEBUG="true")["CARTRITA_SEARCH"]["EMBEDDER"] == demo
-    assert load(SECRET_KEY=KEY)["CARTRITA_SEARCH"] == {
-        "EMBEDDER": None,
-        "EMBEDDER_OPTIONS": {},
-        "GRANT_ROLE": "",
-    }
+    assert load(SECRET_KEY=KEY)["CARTRITA_SEARCH"]["EMBEDDER"] is None
+
+
+def test_search_settings_default_to_the_apps_own(load: Load) -> None:
+    loaded, problems = conf.load(load(SECRET_KEY=KEY)["CARTRITA_SEARCH"])
+    assert problems == []
+    assert loaded == conf.SearchSettings()
 
 
 def test_search_settings_come_from_the_environment(load: Load) -> None:
@@ -241,11 +244,25 @@ def test_search_settings_come_from_the_environment(load: Load) -> None:
         SECRET_KEY=KEY,
         EMBEDDER="house.Embedder",
         EMBEDDER_OPTIONS='{"threads": 2}',
+        RERANKER="house.Reranker",
+        RERANKER_OPTIONS='{"diversity": 0.5}',
+        RERANK_DEPTH="80",
+        RECORD_SEARCHES="false",
+        STORE_QUERY_TEXT="true",
+        METRICS_BUFFER_ROWS="500",
+        METRICS_FLUSH_SECONDS="0.5",
         GRANT_ROLE="app",
     )
     assert loaded["CARTRITA_SEARCH"] == {
         "EMBEDDER": "house.Embedder",
         "EMBEDDER_OPTIONS": {"threads": 2},
+        "RERANKER": "house.Reranker",
+        "RERANKER_OPTIONS": {"diversity": 0.5},
+        "RERANK_DEPTH": 80,
+        "RECORD_SEARCHES": False,
+        "STORE_QUERY_TEXT": True,
+        "METRICS_BUFFER_ROWS": 500,
+        "METRICS_FLUSH_SECONDS": 0.5,
         "GRANT_ROLE": "app",
     }
 
@@ -284,10 +301,10 @@ def test_nothing_else_reads_the_environment() -> None:
         if re.search(r"\b(environ|getenv)\b", path.read_text())
     }
     # The two servers' entry points only name the settings module, as Django has them do;
-    # the embedder sets a variable that onnxruntime reads.
+    # the ONNX models set a variable that onnxruntime reads.
     assert readers == {
         "cartrita/settings.py",
         "cartrita/wsgi.py",
         "cartrita/asgi.py",
-        "cartrita_search/embedders.py",
+        "cartrita_search/onnx_model.py",
     }
