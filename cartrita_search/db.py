@@ -5,20 +5,27 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import struct
+import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+import psycopg
 from django.db import ProgrammingError, transaction
 from psycopg import sql
+from psycopg.adapt import Dumper
 from psycopg.errors import InsufficientPrivilege
+from psycopg.pq import Format
 
 from .errors import InvalidArgument
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.backends.utils import CursorWrapper
 
 SQL_ROOT = Path(__file__).parent / "sql"
 
@@ -26,6 +33,8 @@ MINIMUM_POSTGRESQL = 15
 MINIMUM_PGVECTOR = (0, 8, 0)
 #: 0.8.4 fixed the repair of HNSW graphs and a corruption during vacuum.
 ADVISED_PGVECTOR = (0, 8, 4)
+#: The most that a value of type vector holds.
+MAXIMUM_DIMENSIONS = 16_000
 
 
 @functools.cache
@@ -37,11 +46,14 @@ def read_sql(path: str) -> str:
     return (SQL_ROOT / relative).read_text(encoding="utf-8")
 
 
-def vector_literal(vector: Sequence[float]) -> str:
-    """pgvector's text form. A NumPy array is taken as well as any sequence."""
+def vector_binary(vector: Sequence[float]) -> bytes:
+    """pgvector's binary form. A NumPy array is taken as well as any sequence.
+
+    Raises `InvalidArgument` for what is no vector of finite single-precision numbers.
+    """
     try:
         given = vector.tolist() if hasattr(vector, "tolist") else iter(vector)
-        values = array("f", given).tolist()  # single precision, as the column has it
+        values = array("f", given)  # single precision, as the column has it
         finite = math.isfinite(sum(values))
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidArgument(
@@ -52,9 +64,53 @@ def vector_literal(vector: Sequence[float]) -> str:
             "The vector is empty, or holds NaN or infinity.",
             "Nothing was changed. Check the embedder's output.",
         )
-    # Nine digits tell any two single-precision numbers apart, and take a third of the
-    # time that the shortest exact form of a double does.
-    return f"[{','.join(['%.9g'] * len(values)) % tuple(values)}]"
+    if len(values) > MAXIMUM_DIMENSIONS:
+        raise InvalidArgument(
+            f"The vector has {len(values)} dimensions; pgvector holds {MAXIMUM_DIMENSIONS}.",
+            "Nothing was changed.",
+        )
+    if sys.byteorder == "little":
+        values.byteswap()
+    return struct.pack("!HH", len(values), 0) + values.tobytes()
+
+
+class _Vector:
+    """A vector in `vector_binary` form, on its way to the server."""
+
+    __slots__ = ("binary",)
+
+    def __init__(self, binary: bytes) -> None:
+        self.binary = binary
+
+
+class _VectorDumper(Dumper):
+    """Sends it as it is; the statement's ``::vector`` names the type."""
+
+    format = Format.BINARY
+
+    def dump(self, obj: _Vector) -> bytes:
+        return obj.binary
+
+
+def vector_argument(vector: Sequence[float]) -> object:
+    """A vector as an argument of a statement run by `binary_cursor`, as ``%b::vector``."""
+    return _Vector(vector_binary(vector))
+
+
+@contextmanager
+def binary_cursor(connection: BaseDatabaseWrapper) -> Iterator[CursorWrapper]:
+    """Django's cursor, but arguments and rows travel in binary form, apart from the statement.
+
+    Written into the statement as text, as Django's own cursor does it, a vector of 384
+    dimensions costs a similarity search a fifth of its time. Rows come as psycopg's
+    types: JSON is parsed. No prepared statement stays behind on the server.
+    """
+    with connection.cursor() as cursor:
+        raw = psycopg.Cursor(connection.connection)
+        raw.format = Format.BINARY
+        raw.adapters.register_dumper(_Vector, _VectorDumper)
+        cursor.cursor = raw
+        yield cursor
 
 
 def sql_checksum(text: str) -> str:

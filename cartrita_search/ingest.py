@@ -11,7 +11,6 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from psycopg.types.json import Jsonb
 
-from .db import vector_literal
 from .errors import InvalidArgument, search_errors
 
 #: Rows of one batch, which is one transaction: a kill loses no more than these.

@@ -57,9 +57,10 @@ class ReplaceSQLFile(RunSQLFile):
     def __init__(self, path: str, reverse: str | None = "") -> None:
         stem, version, _ = path.split(".")
         self.drop = f"{stem}.drop.sql"
-        super().__init__(path, reverse or f"{stem}.v{int(version[1:]) - 1}.sql")
-        self.sql = [read_sql(self.drop), *self.sql]
-        self.reverse_sql = [read_sql(self.drop), *self.reverse_sql]
+        former = reverse or f"{stem}.v{int(version[1:]) - 1}.sql"
+        super().__init__(path, former)
+        self.sql = [read_sql(self.drop), read_sql(path)]
+        self.reverse_sql = [read_sql(self.drop), read_sql(former)]
 
     def describe(self) -> str:
         return f"Replace by {self.path}"

@@ -197,6 +197,11 @@ class EmbeddingModel(models.Model):
     )
     index_method = models.TextField(choices=IndexMethod, default=IndexMethod.EXACT)
     index_storage = models.TextField(choices=IndexStorage, default=IndexStorage.VECTOR)
+    preferred_storage = models.TextField(
+        choices=[("auto", "as planned"), *IndexStorage.choices],
+        default="auto",
+        help_text="What the next index stores: vector up to 2,000 dimensions, halfvec up to 4,000.",
+    )
     hnsw_m = models.IntegerField(null=True, blank=True)
     hnsw_ef_construction = models.IntegerField(null=True, blank=True)
     ivfflat_lists = models.IntegerField(null=True, blank=True)

@@ -3,7 +3,7 @@
 The ranking itself is in ``sql/retrieval/``; here text becomes a vector, a person
 an id, and a row a `Hit`. Every function takes the keyword arguments of
 `Options` and raises a `SearchError` for what cannot be searched; nothing is ever
-written.
+written to the searched tables.
 
 A search without ``user`` is not restricted to anybody's documents: it is for
 trusted code. Pass ``user`` whenever a person sees the result.
@@ -11,22 +11,44 @@ trusted code. Pass ``user`` whenever a person sees the result.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack, cast
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS, connections
+from django.utils.timezone import is_naive, make_aware
 from psycopg.types.json import Jsonb
 
-from .db import vector_literal
+from .conf import search_settings
+from .db import binary_cursor, vector_argument
 from .embedders import get_embedder
 from .errors import InvalidArgument, NothingToSearchFor, search_errors
+from .rerank import Candidate, RerankQuery, candidate_vectors, get_reranker
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
+
+#: Results of a search that says nothing of their number, for anybody without a configuration.
+DEFAULT_LIMIT = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a hybrid score is made of: see the formula in ``hybrid_search``.
+
+    Ranks count from 1 within a leg; None where that leg did not propose the document.
+    """
+
+    vector_rank: int | None
+    keyword_rank: int | None
+    #: BM25 over the largest of the result's candidates, in [0, 1].
+    keyword_share: float | None
+    #: The weights that counted: a leg without input leaves all to the other.
+    vector_weight: float
+    keyword_weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +58,7 @@ class Hit:
     ``vector_similarity`` is the cosine in [-1, 1], None where the document has no
     vector under the model or the query has none. ``keyword_score`` is BM25, from
     0 up, None where the query has no words. ``hybrid_score`` is what the list is
-    ordered by.
+    ordered by, unless it was re-ranked: then ``rerank_score`` is.
     """
 
     id: UUID
@@ -51,30 +73,46 @@ class Hit:
     keyword_score: float | None
     #: The leg that proposed it: 'vector', 'keyword', or 'hybrid' for both.
     matched_by: str
-
-
-_METADATA = [field.name for field in fields(Hit)].index("metadata")
+    #: With ``explain``.
+    explanation: Explanation | None = None
+    #: With ``snippets``: HTML, escaped, the query's words in <mark>.
+    snippet: str | None = None
+    #: Where a reranker has looked at it.
+    rerank_score: float | None = None
 
 
 class Options(TypedDict, total=False):
     """What every search accepts; each may be left out."""
 
     #: A user or a user's id: that person's documents and shared ones, with the
-    #: weights, threshold and number of results of their RetrievalConfig.
+    #: weights, threshold, number of results and re-ranking of their RetrievalConfig.
     user: AbstractBaseUser | int | None
     #: Number of results, 1 to 10,000; default 10, or the person's ``max_results``.
     limit: int | None
+    #: Results to pass over; pages of one search fit together without gap or repeat.
+    offset: int
     #: Cosine, -1 to 1, below which the vector leg proposes nothing.
     threshold: float | None
-    #: Only documents of this ``source_table``.
-    source: str | None
+    #: Only documents of this ``source_table``, or of one of these.
+    source: str | Sequence[str] | None
     #: Only documents whose metadata contains this object.
     metadata: dict[str, Any] | None
+    #: Only documents that have every one of these tags.
+    tags: Sequence[str] | None
+    #: Only documents stored later than this; naive times are in the current time zone.
+    created_after: datetime | None
     #: Embedding model; default the embedder's, or for a given vector the
     #: database's default model.
     model: str | None
     #: Text search configuration of the query; default that of `SearchSettings`.
     language: str | None
+    #: Whether each hit carries its `Explanation`. Not for `similarity_search`.
+    explain: bool
+    #: Whether each hit carries the part of its text that speaks of the query.
+    snippets: bool
+    #: Whether the best candidates are re-scored by the configured reranker; default
+    #: what the person's RetrievalConfig says, and no without a person.
+    rerank: bool | None
     #: Database alias.
     using: str | None
 
@@ -93,7 +131,7 @@ def search(
     The text is embedded by the configured embedder unless `vector` is given.
     Weights are in [0, 1] and sum to 1; one alone implies the other. They override
     those of the person's configuration. `fusion` is 'weighted' or 'rrf'; both
-    formulas are in ``sql/retrieval/hybrid_search.v1.sql``.
+    formulas are in ``sql/retrieval/hybrid_search.v2.sql``.
 
     Raises a `SearchError`: among them `EmbedderUnavailable` when text has to be
     embedded and nothing is configured for it (`keyword_search` needs none).
@@ -105,12 +143,12 @@ def search(
     if vector is None and text is not None and text.strip():
         vector, options["model"] = _embed(text, options.get("model"))
     weights = _both_weights(vector_weight, keyword_weight)
-    return _hybrid(text, vector, options, weights, fusion)
+    return _run(_Query("hybrid", text, vector, weights, fusion), options)
 
 
 def keyword_search(text: str, **options: Unpack[Options]) -> list[Hit]:
     """The best documents by words alone: BM25, no embedder needed."""
-    return _hybrid(text, None, options)
+    return _run(_Query("keyword", text), options)
 
 
 def similarity_search(query: str | Sequence[float], **options: Unpack[Options]) -> list[Hit]:
@@ -118,28 +156,10 @@ def similarity_search(query: str | Sequence[float], **options: Unpack[Options]) 
 
     `Hit.hybrid_score` is the cosine similarity here.
     """
-    if isinstance(query, str):
-        query, options["model"] = _embed(query, options.get("model"))
-    limit = options.get("limit")
-    return _fetch(
-        """
-        SELECT d.id, s.source_table, s.source_id, s.chunk_index, d.title, d.content, s.metadata,
-               s.similarity, s.similarity, NULL::double precision, 'vector'
-        FROM similarity_search(%s::vector, %s, %s::integer, %s, %s::bigint, %s, %s) AS s
-        JOIN search_documents AS d USING (source_table, source_id, chunk_index)
-        ORDER BY s.similarity DESC, s.id
-        """,
-        [
-            vector_literal(query),
-            options.get("threshold"),
-            10 if limit is None else limit,
-            options.get("source"),
-            _user_id(options),
-            options.get("model"),
-            _json(options),
-        ],
-        options,
-    )
+    if not isinstance(query, str):
+        return _run(_Query("vector", None, query), options)
+    vector, options["model"] = _embed(query, options.get("model"))
+    return _run(_Query("vector", query, vector), options)
 
 
 async def asearch(
@@ -174,64 +194,156 @@ async def asimilarity_search(
     return await sync_to_async(similarity_search)(query, **options)
 
 
-def _hybrid(
-    text: str | None,
-    vector: Sequence[float] | None,
-    options: Options,
-    weights: tuple[float | None, float | None] = (None, None),
-    fusion: str = "weighted",
+class _Query(NamedTuple):
+    """What is searched for, apart from `Options`."""
+
+    #: 'vector', 'keyword' or 'hybrid', as the metrics name it.
+    kind: str
+    text: str | None
+    vector: Sequence[float] | None = None
+    weights: tuple[float | None, float | None] = (None, None)
+    fusion: str = "weighted"
+
+
+def _run(query: _Query, options: Options) -> list[Hit]:
+    """Search, re-rank if asked to, and cut out the page."""
+    user = _user_id(options)
+    limit, offset = options.get("limit"), options.get("offset", 0)
+    rerank = options.get("rerank")
+    if user is not None and rerank is None and search_settings().reranker is not None:
+        rerank, max_results = _configured(user, options)
+        limit = max_results if limit is None else limit
+    depth = search_settings().rerank_depth if rerank else 0
+    if not rerank or offset >= depth:
+        hits = _fetch(query, options, user, limit, offset)
+    else:
+        if limit is None:
+            _, limit = _configured(user, options)
+        hits = _fetch(query, options, user, max(depth, offset + limit), 0)
+        hits = [*_reranked(query, hits[:depth], options), *hits[depth:]]
+        hits = hits[offset : offset + limit]
+    if options.get("snippets") and query.text is not None:
+        hits = _with_snippets(query.text, hits, options)
+    return hits
+
+
+def _fetch(
+    query: _Query, options: Options, user: int | None, limit: int | None, offset: int
 ) -> list[Hit]:
+    source = options.get("source")
+    metadata = options.get("metadata")
     parameters: dict[str, Any] = {
-        "text": None if text is None else _clean(text),
-        "vector": None if vector is None else vector_literal(vector),
-        "vector_weight": weights[0],
-        "keyword_weight": weights[1],
+        "text": None if query.text is None else _clean(query.text),
+        "vector": None if query.vector is None else vector_argument(query.vector),
+        "vector_weight": query.weights[0],
+        "keyword_weight": query.weights[1],
         "threshold": options.get("threshold"),
-        "limit": options.get("limit"),
-        "user": _user_id(options),
-        "source": options.get("source"),
+        "limit": limit,
+        "offset": offset,
+        "user": user,
+        "source": source if isinstance(source, str) else None,
+        "sources": None if source is None or isinstance(source, str) else list(source),
         "model": options.get("model"),
-        "metadata": _json(options),
-        "fusion": fusion,
+        "metadata": None if metadata is None else Jsonb(metadata),
+        "tags": _names(options.get("tags"), "tags"),
+        "created_after": _aware(options.get("created_after")),
+        "fusion": query.fusion,
         "language": options.get("language"),
     }
-    if parameters["user"] is not None:
-        # NULL means "as the person's configuration says" here, ...
-        statement = """
-            SELECT * FROM hybrid_search_for_user(
-                %(user)s::bigint, %(text)s, %(vector)s::vector, %(limit)s::integer,
-                %(source)s, %(model)s,
-                %(metadata)s, %(fusion)s, %(language)s,
-                %(vector_weight)s, %(keyword_weight)s, %(threshold)s)
-        """
+    to_hit: Callable[[Sequence[Any]], Hit]
+    if query.kind == "vector":
+        statement, to_hit = _SIMILARITY, _similar_hit
     else:
-        # ... while these arguments have defaults that NULL would override.
-        for name, default in (("vector_weight", 0.7), ("keyword_weight", 0.3), ("limit", 10)):
+        statement = _HYBRID if user is None else _HYBRID_FOR_USER
+        to_hit = _explained_hit if options.get("explain") else _hit
+    if user is None or query.kind == "vector":
+        # These arguments have defaults that NULL would override; where a person's
+        # configuration decides it means "as that says".
+        for name, default in _DEFAULTS:
             if parameters[name] is None:
                 parameters[name] = default
-        statement = """
-            SELECT * FROM hybrid_search(
-                %(text)s, %(vector)s::vector, %(vector_weight)s, %(keyword_weight)s,
-                %(threshold)s, %(limit)s::integer, NULL, %(source)s, %(model)s,
-                %(metadata)s, %(fusion)s, %(language)s)
-        """
-    return _fetch(statement, parameters, options)
-
-
-def _fetch(statement: str, parameters: dict[str, Any] | list[Any], options: Options) -> list[Hit]:
-    with (
-        search_errors(),
-        connections[options.get("using") or DEFAULT_DB_ALIAS].cursor() as cursor,
-    ):
+    with search_errors(), binary_cursor(connections[_alias(options)]) as cursor:
         cursor.execute(statement, parameters)
-        return [_hit(row) for row in cursor.fetchall()]
+        return [to_hit(row) for row in cursor.fetchall()]
+
+
+_DEFAULTS = (("vector_weight", 0.7), ("keyword_weight", 0.3), ("limit", DEFAULT_LIMIT))
+
+_SIMILARITY = """
+    SELECT document_id, source_table, source_id, chunk_index, title, content, metadata, similarity
+    FROM similarity_search(
+        %(vector)s::vector, %(threshold)s, %(limit)s::integer, %(source)s, %(user)s::bigint,
+        %(model)s, %(metadata)s, %(sources)s::text[], %(tags)s::text[],
+        %(created_after)s::timestamptz, %(offset)s::integer)
+"""
+_HYBRID = """
+    SELECT * FROM hybrid_search(
+        %(text)s, %(vector)s::vector, %(vector_weight)s, %(keyword_weight)s,
+        %(threshold)s, %(limit)s::integer, NULL, %(source)s, %(model)s,
+        %(metadata)s, %(fusion)s, %(language)s, %(sources)s::text[], %(tags)s::text[],
+        %(created_after)s::timestamptz, %(offset)s::integer)
+"""
+_HYBRID_FOR_USER = """
+    SELECT * FROM hybrid_search_for_user(
+        %(user)s::bigint, %(text)s, %(vector)s::vector, %(limit)s::integer,
+        %(source)s, %(model)s, %(metadata)s, %(fusion)s, %(language)s,
+        %(vector_weight)s, %(keyword_weight)s, %(threshold)s, %(sources)s::text[],
+        %(tags)s::text[], %(created_after)s::timestamptz, %(offset)s::integer)
+"""
+
+#: Columns of hybrid_search before those of `Explanation`.
+_HIT_COLUMNS = 11
 
 
 def _hit(row: Sequence[Any]) -> Hit:
-    values = list(row)
-    # Django leaves JSON to its model fields: a bare cursor hands over its text.
-    values[_METADATA] = json.loads(values[_METADATA])
-    return Hit(*values)
+    return Hit(*row[:_HIT_COLUMNS])
+
+
+def _explained_hit(row: Sequence[Any]) -> Hit:
+    return Hit(*row[:_HIT_COLUMNS], Explanation(*row[_HIT_COLUMNS:]))
+
+
+def _similar_hit(row: Sequence[Any]) -> Hit:
+    return Hit(*row, row[-1], None, "vector")
+
+
+def _configured(user: int | None, options: Options) -> tuple[bool, int]:
+    """Whether re-ranking is on for that person, and how many results they want."""
+    if user is None:
+        return False, DEFAULT_LIMIT
+    with search_errors(), binary_cursor(connections[_alias(options)]) as cursor:
+        cursor.execute(
+            "SELECT c.rerank_enabled, c.max_results FROM effective_retrieval_config(%s) AS c",
+            [user],
+        )
+        rerank_enabled, max_results = cursor.fetchone()
+    return bool(rerank_enabled), max_results or DEFAULT_LIMIT
+
+
+def _reranked(query: _Query, hits: Sequence[Hit], options: Options) -> list[Hit]:
+    """The hits by the reranker's scores, best first, ties by id."""
+    reranker = get_reranker()
+    vectors: dict[UUID, list[float]] = {}
+    if reranker.needs_vectors:
+        ids = [hit.id for hit in hits]
+        vectors = candidate_vectors(ids, options.get("model"), using=_alias(options))
+    scores = reranker.rerank(
+        RerankQuery(query.text, query.vector),
+        [Candidate(h.id, h.title, h.content, h.hybrid_score, vectors.get(h.id)) for h in hits],
+    )
+    scored = [replace(hit, rerank_score=score) for hit, score in zip(hits, scores, strict=True)]
+    return sorted(scored, key=lambda hit: (-cast("float", hit.rerank_score), hit.id))
+
+
+def _with_snippets(text: str, hits: Sequence[Hit], options: Options) -> list[Hit]:
+    with search_errors(), binary_cursor(connections[_alias(options)]) as cursor:
+        cursor.execute(
+            "SELECT d.id, search_snippet(d.content, %s, %s) FROM search_documents AS d "
+            "WHERE d.id = ANY (%s)",
+            [_clean(text), options.get("language"), [hit.id for hit in hits]],
+        )
+        snippets = dict(cursor.fetchall())
+    return [replace(hit, snippet=snippets.get(hit.id)) for hit in hits]
 
 
 def _embed(text: str, model: str | None) -> tuple[Sequence[float], str]:
@@ -268,9 +380,20 @@ def _user_id(options: Options) -> int | None:
     return cast("int", user.pk)
 
 
-def _json(options: Options) -> Jsonb | None:
-    metadata = options.get("metadata")
-    return None if metadata is None else Jsonb(metadata)
+def _alias(options: Options) -> str:
+    return options.get("using") or DEFAULT_DB_ALIAS
+
+
+def _names(given: Sequence[str] | None, what: str) -> list[str] | None:
+    if isinstance(given, str):
+        raise InvalidArgument(
+            f"The {what} must be a list, not the text {given!r}.", f"Write [{given!r}]."
+        )
+    return None if given is None else list(given)
+
+
+def _aware(moment: datetime | None) -> datetime | None:
+    return make_aware(moment) if moment is not None and is_naive(moment) else moment
 
 
 def _clean(text: str) -> str:

@@ -9,5 +9,7 @@ class Migration(migrations.Migration):
     dependencies = [("cartrita_search", "0005_search_filters")]
 
     operations = [
-        RecordMigration("0006_bulk_ingest", "Bulk ingest: one merge a batch, checks once a statement"),
+        RecordMigration(
+            "0006_bulk_ingest", "Bulk ingest: one merge a batch, checks once a statement"
+        ),
     ]

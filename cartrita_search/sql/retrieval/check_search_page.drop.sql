@@ -1,0 +1,1 @@
+DROP FUNCTION public.check_search_page;

@@ -1,0 +1,1 @@
+DROP FUNCTION public.make_search_filter;

@@ -1,0 +1,132 @@
+-- vector_index_plan(model, method, storage, row_count) -> vector_index_choice
+--
+-- Promises   which index the model should have, and why. The rules:
+--              up to exact_scan_max_rows vectors   exact scan, no index
+--              an HNSW graph within the budget     HNSW
+--              otherwise                           IVFFlat, lists = rows / 1000
+--                                                  up to 1M rows, sqrt(rows) beyond
+--            storage: the model's preferred_storage; where that is 'auto',
+--            halfvec up to 4000 dimensions (half the memory and the faster build
+--            and search; results are re-ranked at full precision), one bit a
+--            component beyond.
+--            method and storage other than 'auto' are taken as they are, or
+--            refused with SE009 where they cannot be. row_count other than NULL
+--            asks "what if".
+-- Raises     SE003 unknown model, SE009 impossible wish.
+-- Called by  rebuild_vector_indexes, the admin, operators.
+-- Volatility STABLE.
+--
+-- The graph: pgvector 0.8 keeps for every vector its value and 32 m + 200 bytes
+-- of links (from the row counts at which "hnsw graph no longer fits" is raised,
+-- m 16 and 32). Built beyond the budget, the same graph takes many times as long.
+
+CREATE FUNCTION public.vector_index_plan(
+    model text,
+    method text DEFAULT 'auto',
+    storage text DEFAULT 'auto',
+    row_count bigint DEFAULT NULL
+)
+RETURNS vector_index_choice
+LANGUAGE plpgsql
+STABLE
+SET search_path = public, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    _settings search_settings;
+    _plan vector_index_choice;
+    _value_bytes bigint;
+    _graph_bytes bigint;
+    _budget_source text;
+BEGIN
+    SELECT s.* INTO _settings FROM search_settings AS s;
+    SELECT m.name, m.dimensions, CASE storage WHEN 'auto' THEN m.preferred_storage ELSE storage END
+    INTO _plan.model_name, _plan.dimensions, storage
+    FROM embedding_models AS m
+    WHERE m.name = model;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'There is no embedding model "%".', left(model, 200)
+            USING ERRCODE = 'SE003', HINT = 'SELECT name FROM embedding_models lists them.';
+    END IF;
+    IF method IS NULL OR method NOT IN ('auto', 'exact', 'hnsw', 'ivfflat') THEN
+        RAISE EXCEPTION 'There is no index method "%".', coalesce(method, 'NULL')
+            USING ERRCODE = 'SE009', HINT = 'Use auto, exact, hnsw or ivfflat.';
+    END IF;
+    IF storage IS NULL OR storage NOT IN ('auto', 'vector', 'halfvec', 'bit') THEN
+        RAISE EXCEPTION 'There is no index storage "%".', coalesce(storage, 'NULL')
+            USING ERRCODE = 'SE009', HINT = 'Use auto, vector, halfvec or bit.';
+    END IF;
+    IF storage = 'vector' AND _plan.dimensions > 2000 OR storage = 'halfvec' AND _plan.dimensions > 4000 THEN
+        RAISE EXCEPTION 'Storage "%" indexes up to % dimensions; model "%" has %.',
+            storage, CASE storage WHEN 'vector' THEN 2000 ELSE 4000 END, model, _plan.dimensions
+            USING ERRCODE = 'SE009', HINT = 'Nothing was changed. Use halfvec up to 4000 dimensions, bit beyond, or auto.';
+    END IF;
+
+    _plan.row_count := coalesce(row_count, vector_row_count(model));
+    _plan.storage := CASE
+        WHEN storage <> 'auto' THEN storage
+        WHEN _plan.dimensions <= 4000 THEN 'halfvec'
+        ELSE 'bit'
+    END;
+    _value_bytes := CASE _plan.storage
+        WHEN 'vector' THEN 8 + 4 * _plan.dimensions
+        WHEN 'halfvec' THEN 8 + 2 * _plan.dimensions
+        ELSE 8 + _plan.dimensions / 8
+    END;
+    _graph_bytes := _plan.row_count * (_value_bytes + 32 * _settings.hnsw_m + 200);
+    _plan.budget_bytes := coalesce(
+        _settings.index_memory_budget_mb * 1048576::bigint,
+        pg_size_bytes(current_setting('maintenance_work_mem')));
+    _budget_source := CASE
+        WHEN _settings.index_memory_budget_mb IS NULL THEN 'maintenance_work_mem'
+        ELSE 'search_settings'
+    END;
+
+    _plan.method := CASE
+        WHEN method <> 'auto' THEN method
+        WHEN _plan.row_count <= _settings.exact_scan_max_rows THEN 'exact'
+        WHEN _graph_bytes <= _plan.budget_bytes THEN 'hnsw'
+        ELSE 'ivfflat'
+    END;
+    IF _plan.method = 'exact' THEN
+        _plan.storage := 'vector';
+        _plan.estimated_bytes := 0;
+    ELSIF _plan.method = 'hnsw' THEN
+        _plan.m := _settings.hnsw_m;
+        _plan.ef_construction := _settings.hnsw_ef_construction;
+        _plan.estimated_bytes := _graph_bytes;
+    ELSE
+        _plan.lists := CASE
+            WHEN _plan.row_count <= 1000000 THEN greatest(1, _plan.row_count / 1000)
+            ELSE least(32768, sqrt(_plan.row_count)::bigint)
+        END;
+        _plan.estimated_bytes := (_plan.row_count + _plan.lists) * (_value_bytes + 16);
+    END IF;
+
+    _plan.reason := concat(
+        CASE
+            WHEN method <> 'auto' THEN format('%s was asked for.', method)
+            WHEN _plan.method = 'exact' THEN format(
+                'An exact scan of up to %s vectors is fast enough, and exact.', _settings.exact_scan_max_rows)
+            WHEN _plan.method = 'hnsw' THEN format(
+                'An HNSW graph of about %s fits the budget of %s (%s).',
+                pg_size_pretty(_graph_bytes), pg_size_pretty(_plan.budget_bytes), _budget_source)
+            ELSE format(
+                'An HNSW graph would take about %s, more than the budget of %s (%s): IVFFlat builds in little memory.',
+                pg_size_pretty(_graph_bytes), pg_size_pretty(_plan.budget_bytes), _budget_source)
+        END,
+        CASE
+            WHEN _plan.method = 'exact' THEN NULL
+            WHEN storage <> 'auto' THEN format(' Storage %s was asked for.', storage)
+            WHEN _plan.storage = 'bit'
+                THEN format(' %s dimensions are more than halfvec indexes (4000): one bit each.', _plan.dimensions)
+        END
+    );
+    RETURN _plan;
+END;
+$$;
+
+REVOKE EXECUTE ON FUNCTION public.vector_index_plan FROM PUBLIC;
+
+COMMENT ON FUNCTION public.vector_index_plan IS
+    'The vector index that a model should have (exact scan, HNSW or IVFFlat), its estimated size and the reason.';
