@@ -8,7 +8,6 @@ without Django sees the same.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,12 +56,7 @@ def _is_whole_number(value: object, most: int) -> bool:
 
 
 def _is_seconds(value: object) -> bool:
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value > 0
-    )
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 86_400
 
 
 #: What each value must be, in words and as a test.
@@ -78,7 +72,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a whole number from 1 to 1,000,000",
         lambda v: _is_whole_number(v, 1_000_000),
     ),
-    "metrics_flush_seconds": ("a number of seconds above 0", _is_seconds),
+    "metrics_flush_seconds": ("a number of seconds above 0, 86,400 at most", _is_seconds),
     "grant_role": ("a role's name", lambda v: isinstance(v, str)),
 }
 

@@ -219,6 +219,10 @@ _rerankers = Providers(
 
 def _relevance(candidates: Sequence[Candidate]) -> list[float]:
     """The scores, brought to [0, 1]."""
+    # Scores of a top fifty lie close together: divided by the highest alone, they would
+    # count for little beside cosines. At diversity 0.3 nDCG@10 on SciFact, Cranfield and
+    # Vaswani (120 queries, vectors alone) went from .688 .357 .434 to .693 .351 .434 this
+    # way, and to .688 .323 .429 that way.
     scores = [candidate.score for candidate in candidates]
     lowest, span = min(scores, default=0), max(scores, default=0) - min(scores, default=0)
     return [(score - lowest) / span if span else 1.0 for score in scores]
