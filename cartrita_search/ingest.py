@@ -133,7 +133,7 @@ def _row(document: Document, model: str) -> tuple[Any, ...]:
         return (
             document.source_table,
             document.source_id,
-            vector_literal(document.embedding),
+            str(list(document.embedding or ())),
             model,
             content_hash(document.title, document.content),
             Jsonb(dict(document.metadata)),

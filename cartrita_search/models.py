@@ -200,7 +200,8 @@ class EmbeddingModel(models.Model):
     preferred_storage = models.TextField(
         choices=[("auto", "as planned"), *IndexStorage.choices],
         default="auto",
-        help_text="What the next index stores: vector up to 2,000 dimensions, halfvec up to 4,000.",
+        help_text="What the next index stores. vector goes up to 2,000 dimensions, halfvec up to "
+        "4,000.",
     )
     hnsw_m = models.IntegerField(null=True, blank=True)
     hnsw_ef_construction = models.IntegerField(null=True, blank=True)

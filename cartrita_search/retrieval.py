@@ -11,10 +11,11 @@ trusted code. Pass ``user`` whenever a person sees the result.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack, cast
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
@@ -22,6 +23,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.timezone import is_naive, make_aware
 from psycopg.types.json import Jsonb
 
+from . import metrics
 from .conf import search_settings
 from .db import binary_cursor, vector_argument
 from .embedders import get_embedder
@@ -140,8 +142,6 @@ def search(
         raise NothingToSearchFor(
             "There is nothing to search for: neither text nor a vector.", "Give either."
         )
-    if vector is None and text is not None and text.strip():
-        vector, options["model"] = _embed(text, options.get("model"))
     weights = _both_weights(vector_weight, keyword_weight)
     return _run(_Query("hybrid", text, vector, weights, fusion), options)
 
@@ -156,10 +156,9 @@ def similarity_search(query: str | Sequence[float], **options: Unpack[Options]) 
 
     `Hit.hybrid_score` is the cosine similarity here.
     """
-    if not isinstance(query, str):
-        return _run(_Query("vector", None, query), options)
-    vector, options["model"] = _embed(query, options.get("model"))
-    return _run(_Query("vector", query, vector), options)
+    if isinstance(query, str):
+        return _run(_Query("vector", query), options)
+    return _run(_Query("vector", None, query), options)
 
 
 async def asearch(
@@ -197,34 +196,71 @@ async def asimilarity_search(
 class _Query(NamedTuple):
     """What is searched for, apart from `Options`."""
 
-    #: 'vector', 'keyword' or 'hybrid', as the metrics name it.
-    kind: str
+    kind: Literal["vector", "keyword", "hybrid"]
     text: str | None
     vector: Sequence[float] | None = None
     weights: tuple[float | None, float | None] = (None, None)
     fusion: str = "weighted"
 
+    @property
+    def to_embed(self) -> str | None:
+        """The text that has to become a vector first."""
+        if self.vector is not None or self.text is None or self.kind == "keyword":
+            return None
+        # Of a blank text a hybrid search needs no vector: it finds nothing by words either.
+        return self.text if self.text.strip() or self.kind == "vector" else None
+
 
 def _run(query: _Query, options: Options) -> list[Hit]:
-    """Search, re-rank if asked to, and cut out the page."""
+    """Search, re-rank if asked to, cut out the page, and leave a row in the metrics."""
+    started = time.perf_counter()
     user = _user_id(options)
-    limit, offset = options.get("limit"), options.get("offset", 0)
-    rerank = options.get("rerank")
-    if user is not None and rerank is None and search_settings().reranker is not None:
-        rerank, max_results = _configured(user, options)
-        limit = max_results if limit is None else limit
-    depth = search_settings().rerank_depth if rerank else 0
-    if not rerank or offset >= depth:
-        hits = _fetch(query, options, user, limit, offset)
-    else:
-        if limit is None:
-            _, limit = _configured(user, options)
-        hits = _fetch(query, options, user, max(depth, offset + limit), 0)
-        hits = [*_reranked(query, hits[:depth], options), *hits[depth:]]
-        hits = hits[offset : offset + limit]
+    details: dict[str, float] = {}
+    if (text := query.to_embed) is not None:
+        vector, options["model"] = _embed(text, options.get("model"))
+        query = query._replace(vector=vector)
+        details["embed_ms"] = _milliseconds(started)
+    hits = _page(query, options, user, details)
     if options.get("snippets") and query.text is not None:
         hits = _with_snippets(query.text, hits, options)
+    metrics.record(
+        metrics.SearchMetric(
+            query.kind,
+            len(hits),
+            _milliseconds(started),
+            user_id=user,
+            model=options.get("model"),
+            query_text=query.text,
+            details=details,
+        )
+    )
     return hits
+
+
+def _page(
+    query: _Query, options: Options, user: int | None, details: dict[str, float]
+) -> list[Hit]:
+    """The hits asked for; the first of all re-ranked where that is wanted."""
+    limit, offset = options.get("limit"), options.get("offset", 0)
+    rerank = options.get("rerank")
+    settings = search_settings()
+    if rerank is None and user is not None and settings.reranker is not None:
+        rerank, max_results = _configured(user, options)
+        limit = max_results if limit is None else limit
+    if not rerank or offset >= settings.rerank_depth:
+        return _fetch(query, options, user, limit, offset)
+    if limit is None:
+        _, limit = _configured(user, options)
+    depth = settings.rerank_depth
+    hits = _fetch(query, options, user, max(depth, offset + limit), 0)
+    started = time.perf_counter()
+    hits = [*_reranked(query, hits[:depth], options), *hits[depth:]]
+    details["rerank_ms"] = _milliseconds(started)
+    return hits[offset : offset + limit]
+
+
+def _milliseconds(started: float) -> float:
+    return (time.perf_counter() - started) * 1000
 
 
 def _fetch(
@@ -313,7 +349,7 @@ def _configured(user: int | None, options: Options) -> tuple[bool, int]:
         return False, DEFAULT_LIMIT
     with search_errors(), binary_cursor(connections[_alias(options)]) as cursor:
         cursor.execute(
-            "SELECT c.rerank_enabled, c.max_results FROM effective_retrieval_config(%s) AS c",
+            "SELECT c.rerank_enabled, c.max_results FROM effective_retrieval_config(%s::bigint) AS c",
             [user],
         )
         rerank_enabled, max_results = cursor.fetchone()

@@ -129,6 +129,7 @@ OBJECTS = {
     "upsert_embedding_uuid": "upsert_embedding",  # an overload
     "vector_extension": "vector",
     "search_documents_keyword_columns": "search_documents",  # two columns more
+    "embedding_models_preferred_storage": "embedding_models",  # a column more
 }
 #: v1 had the extension before us, so it stays when we go.
 NEVER_DROPPED = "ingest/vector_extension"
@@ -248,7 +249,13 @@ def test_functions_pin_their_search_path_run_as_their_caller_and_are_nobody_s(
 
 def test_released_sql_files_are_as_they_were_released() -> None:
     assert freeze_sql.changed(SQL_ROOT) == []
-    assert freeze_sql.unlisted(SQL_ROOT, files_of_migrations()) == []
+    # What a replaced object reverses to was released with an earlier migration.
+    own: dict[str, list[str]] = {}
+    before: set[str] = set()
+    for name, files in files_of_migrations().items():
+        own[name] = [path for path in files if path not in before]
+        before.update(files)
+    assert freeze_sql.unlisted(SQL_ROOT, own) == []
 
 
 @pytest.fixture

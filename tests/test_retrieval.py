@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -50,6 +51,7 @@ WORDS = [
     *("wing", "flutter", "shock", "wave", "heat", "slipstream", "tables", "wake"),
     *("boundary", "layer", "supersonic", "jet", "stagnation", "pressure", "cone", "plate"),
 ]
+FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 QUERY = "supersonic flutter of a wing, and the wing's wake"
 
 
@@ -57,6 +59,10 @@ QUERY = "supersonic flutter of a wing, and the wing's wake"
 def pg(connect: Connect) -> psycopg.Connection:
     """A connection whose one transaction is rolled back: nothing to clean up."""
     return connect(autocommit=False)
+
+
+class Names(list[str]):
+    """A list that `call` sends as an array, not as a vector."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,8 @@ class Row:
     source_id: str
     user_id: int | None
     metadata: dict[str, Any]
+    tags: list[str]
+    created_at: datetime
     vector: list[float] | None
 
 
@@ -84,6 +92,9 @@ class Corpus:
         user_id_filter: int | None = None,
         source_filter: str | None = None,
         metadata_filter: Jsonb | None = None,
+        source_filters: Names | None = None,
+        tag_filter: Names | None = None,
+        created_after: datetime | None = None,
     ) -> list[Row]:
         wanted = {} if metadata_filter is None else metadata_filter.obj
         return [
@@ -91,7 +102,10 @@ class Corpus:
             for row in self.rows
             if (user_id_filter is None or row.user_id in {None, user_id_filter})
             and (source_filter is None or row.source_table == source_filter)
+            and (source_filters is None or row.source_table in source_filters)
             and wanted.items() <= row.metadata.items()
+            and set(tag_filter or ()) <= set(row.tags)
+            and (created_after is None or row.created_at > created_after)
         ]
 
     def cosines(self, query: Sequence[float], **filters: Any) -> dict[UUID, float]:
@@ -121,13 +135,18 @@ def corpus(pg: psycopg.Connection) -> Corpus:
             p_content=text,
             p_user_id=(None, 1, 2)[number % 5 % 3],
             p_metadata=Jsonb({"kind": "ab"[number % 2], "decade": number % 4}),
+            p_tags=Names(["odd" if number % 2 else "even", *["third"][: number % 3 == 0]]),
         )
+    pg.execute(
+        "UPDATE search_documents SET created_at = %s::timestamptz + source_id::integer * %s",
+        [FIRST_DAY, timedelta(days=1)],
+    )
     pg.execute("DELETE FROM embeddings WHERE source_id::integer % 7 = 0")
     pg.execute("SELECT refresh_keyword_statistics()")
     rows = pg.execute(
         """
         SELECT d.id, e.id, d.source_table, d.source_id, d.user_id, d.metadata,
-            e.embedding::real[]
+            d.tags, d.created_at, e.embedding::real[]
         FROM search_documents AS d LEFT JOIN embeddings AS e ON e.document_id = d.id
         """
     )
@@ -152,7 +171,7 @@ def call(
         sql.Identifier(function), sql.SQL(", ").join(arguments)
     )
     values = [
-        vector_text(value) if isinstance(value, list) else value
+        vector_text(value) if type(value) is list else value
         for value in (*positional, *named.values())
     ]
     with pg.cursor(row_factory=dict_row) as cursor:
@@ -169,6 +188,20 @@ FILTERS: list[dict[str, Any]] = [
     {"user_id_filter": 99},
     {"source_filter": "nowhere"},
     {"metadata_filter": Jsonb({"kind": "c"})},
+    {"source_filters": Names(["essays", "nowhere"])},
+    {"source_filters": Names(["essays", "notes"]), "source_filter": "notes"},
+    {"source_filters": Names()},
+    {"tag_filter": Names(["odd"])},
+    {"tag_filter": Names(["third", "even"])},
+    {"tag_filter": Names()},
+    {"tag_filter": Names(["nowhere"])},
+    {"created_after": FIRST_DAY + timedelta(days=30)},
+    {
+        "user_id_filter": 1,
+        "tag_filter": Names(["odd"]),
+        "created_after": FIRST_DAY + timedelta(days=9),
+        "metadata_filter": Jsonb({"kind": "b"}),
+    },
 ]
 
 
@@ -324,7 +357,13 @@ def test_what_one_leg_found_gets_its_true_score_on_the_other(
 
     cosines, bm25 = corpus.cosines(query_vector), corpus.bm25(QUERY)
     assert_ranked(hits, fuse(cosines, bm25, fusion=fusion, pool=10, rrf_k=5)[:2])
-    assert_ranked(longer, fuse(cosines, bm25, fusion=fusion, pool=80, rrf_k=5)[:20])
+    # Each window of the ranking reaches four times as far as the one before it.
+    expected: list[Fused] = []
+    for window, pool in ((2, 10), (8, 32), (32, 128)):
+        ranked = fuse(cosines, bm25, fusion=fusion, pool=pool, rrf_k=5)
+        placed = {hit.key for hit in expected}
+        expected += [hit for hit in ranked if hit.key not in placed][: window - len(placed)]
+    assert_ranked(longer, expected[:20])
 
 
 @pytest.mark.parametrize("threshold", [-1.0, 0.2, 0.6, 1.0, None])
@@ -437,6 +476,11 @@ def test_a_hit_carries_its_document(pg: psycopg.Connection) -> None:
         "vector_similarity": pytest.approx(1),
         "keyword_score": pytest.approx(math.log(2)),
         "matched_by": "hybrid",
+        "vector_rank": 1,
+        "keyword_rank": 1,
+        "keyword_share": pytest.approx(1),
+        "effective_vector_weight": 0.7,
+        "effective_keyword_weight": 0.3,
     }
 
 
@@ -788,15 +832,25 @@ def raising(kind: type[SearchError], message: str | None = None) -> Iterator[Non
     assert caught.value.hint
 
 
+def columns(hit: Hit) -> dict[str, Any]:
+    """An explained hit as the row of hybrid_search that it was."""
+    row = asdict(hit)
+    explanation = row.pop("explanation")
+    assert (row.pop("snippet"), row.pop("rerank_score")) == (None, None)
+    for leg in ("vector", "keyword"):
+        explanation[f"effective_{leg}_weight"] = explanation.pop(f"{leg}_weight")
+    return row | explanation
+
+
 def names(hits: Sequence[Hit]) -> list[str]:
     return [hit.source_id for hit in hits]
 
 
 @pytest.mark.usefixtures("library")
 def test_search_gives_the_rows_of_hybrid_search_as_hits() -> None:
-    hits = search("wing flutter")
+    hits = search("wing flutter", explain=True)
 
-    assert [asdict(hit) for hit in hits] == rows_of(
+    assert [columns(hit) for hit in hits] == rows_of(
         "hybrid_search", "wing flutter", EMBEDDER.embed_query("wing flutter")
     )
     assert {type(hit) for hit in hits} == {Hit}
@@ -826,9 +880,10 @@ def test_options_reach_the_database() -> None:
         model="letters",
         language="simple",
         using="default",
+        explain=True,
     )
 
-    assert [asdict(hit) for hit in hits] == rows_of(
+    assert [columns(hit) for hit in hits] == rows_of(
         "hybrid_search",
         text,
         vector,
@@ -870,9 +925,9 @@ def test_similarity_search_by_text_or_vector() -> None:
 
 @pytest.mark.usefixtures("library", "no_embedder")
 def test_keyword_search_needs_no_embedder() -> None:
-    hits = keyword_search("flutter")
+    hits = keyword_search("flutter", explain=True)
 
-    assert [asdict(hit) for hit in hits] == rows_of("hybrid_search", "flutter", None)
+    assert [columns(hit) for hit in hits] == rows_of("hybrid_search", "flutter", None)
     assert set(names(hits)) == {"flutter", "own"}
     assert {hit.vector_similarity for hit in hits} == {None}
     with raising(errors.EmbedderUnavailable, "No embedder is configured"):
@@ -926,7 +981,7 @@ def test_a_user_finds_their_own_with_their_configuration(person: User) -> None:
         match_count=2,
         user_id_filter=person.pk,
     )
-    assert [asdict(hit) for hit in search("wing", user=person)] == configured
+    assert [columns(hit) for hit in search("wing", user=person, explain=True)] == configured
     assert len(search("wing", user=person, limit=3)) == 3
     explicit = rows_of(
         "hybrid_search",
@@ -938,8 +993,8 @@ def test_a_user_finds_their_own_with_their_configuration(person: User) -> None:
         match_count=2,
         user_id_filter=person.pk,
     )
-    overriding = search("wing", user=person, vector_weight=0.6, threshold=-1)
-    assert [asdict(hit) for hit in overriding] == explicit
+    overriding = search("wing", user=person, vector_weight=0.6, threshold=-1, explain=True)
+    assert [columns(hit) for hit in overriding] == explicit
 
 
 @pytest.mark.usefixtures("library")

@@ -36,8 +36,9 @@
 --            Not parallel safe: it sets parameters, and puts them back.
 --
 -- How pages fit together although each leg proposes a limited number: see
--- similarity_search. The windows here are 25 results, from candidate_pool
--- candidates of each leg, then up to 100, 400, ..., from four for each result.
+-- similarity_search. The first window here are the results up to a quarter of
+-- candidate_pool, from so many candidates of each leg; each further one reaches
+-- four times as far, from four candidates for each result.
 
 CREATE FUNCTION public.hybrid_search(
     query_text text,
@@ -98,7 +99,7 @@ DECLARE
     _by_keyword boolean;
     _before text [];
     _depth CONSTANT integer := result_offset + match_count;
-    _window integer := 25;
+    _window integer;
     _pool integer;
     -- The ranking so far, and what a window adds to it.
     _ranking hybrid_candidate [] := '{}';
@@ -142,6 +143,7 @@ BEGIN
     _filter := make_search_filter(
         user_id_filter, source_filter, source_filters, metadata_filter, tag_filter, created_after);
 
+    _window := _settings.candidate_pool / 4;
     LOOP
         _pool := greatest(_settings.candidate_pool, 4 * _window);
         IF _has_vector THEN
