@@ -17,7 +17,7 @@ import numpy as np
 import psycopg
 
 K1 = 1.2
-B = 0.75
+B = 0.6
 TITLE_FACTOR = 2
 
 

@@ -127,7 +127,7 @@ def test_title_words_count_twice(pg: psycopg.Connection) -> None:
     )
 
     def weight(tf: int) -> float:
-        return tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * 6 / 3))
+        return tf * 2.2 / (tf + 1.2 * (0.4 + 0.6 * 6 / 3))
 
     assert components(vector) == pytest.approx(
         {lexeme_component("flutter"): weight(4), lexeme_component("wing"): weight(2)}, rel=1e-6

@@ -1,6 +1,6 @@
 """Search: more filters, pages, explanations, snippets; storage by model."""
 
-from django.db import migrations, models
+from django.db import migrations
 
 from cartrita_search.migration_operations import RecordMigration, ReplaceSQLFile, RunSQLFile
 
@@ -10,6 +10,8 @@ class Migration(migrations.Migration):
 
     operations = [
         RunSQLFile("ingest/embedding_models_preferred_storage.v1.sql"),
+        RunSQLFile("ingest/embedding_models_visible_segment.v1.sql"),
+        RunSQLFile("ingest/embeddings_segment.v1.sql"),
         ReplaceSQLFile("vector_indexes/vector_index_plan.v2.sql"),
         RunSQLFile("retrieval/search_filter.v1.sql"),
         RunSQLFile("retrieval/make_search_filter.v1.sql"),
@@ -23,19 +25,6 @@ class Migration(migrations.Migration):
         RunSQLFile("retrieval/effective_retrieval_config.v1.sql"),
         ReplaceSQLFile("retrieval/hybrid_search_for_user.v2.sql"),
         RunSQLFile("retrieval/search_snippet.v1.sql"),
-        migrations.AddField(
-            model_name="embeddingmodel",
-            name="preferred_storage",
-            field=models.TextField(
-                choices=[
-                    ("auto", "as planned"),
-                    ("vector", "vector (32 bits)"),
-                    ("halfvec", "halfvec (16 bits)"),
-                    ("bit", "bit (binary quantization)"),
-                ],
-                default="auto",
-            ),
-        ),
         RecordMigration(
             "0005_search_filters",
             "Search: more filters, pages, explanations, snippets; storage by model",

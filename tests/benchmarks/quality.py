@@ -15,9 +15,9 @@ from .report import Measurement, show
 
 #: hybrid, keyword: at least; from the issue that set them.
 TARGETS: dict[str, tuple[float, float | None]] = {
-    "scifact": (0.73, 0.68),
-    "cranfield": (0.41, None),
-    "vaswani": (0.50, 0.43),
+    "scifact": (0.735, 0.68),
+    "cranfield": (0.415, None),
+    "vaswani": (0.505, 0.44),
 }
 
 

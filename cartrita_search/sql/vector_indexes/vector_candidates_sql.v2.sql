@@ -16,6 +16,7 @@
 -- same cast and the model's name as a literal, and only when it is ordered by
 -- the bare operator, ascending, under a LIMIT. Anything else (1 - distance DESC,
 -- a joined query vector, a name in a variable) silently scans the whole table.
+-- The segment is in the index's condition too, see embeddings_segment.
 
 CREATE FUNCTION public.vector_candidates_sql(p_model embedding_models, p_filter search_filter)
 RETURNS text
@@ -35,12 +36,13 @@ BEGIN
     _copied.tags := NULL;
     _copied.created_after := NULL;
     _scan := format(
-        'SELECT e.* FROM embeddings AS e%s WHERE e.embedding_model = %L%s',
+        'SELECT e.* FROM embeddings AS e%s WHERE e.embedding_model = %L AND e.segment <= %s%s',
         CASE
             WHEN _joined THEN ' INNER JOIN search_documents AS d ON d.id = e.document_id'
                 || search_filter_sql(p_filter, 'd')
         END,
         p_model.name,
+        p_model.visible_segment,
         search_filter_sql(_copied, 'e'));
     _nearest := concat(_scan, ' ORDER BY ', CASE
         -- Where many are as near as the last, the id decides which: pages are stable.
