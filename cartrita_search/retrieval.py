@@ -281,7 +281,7 @@ def _fetch(
         "sources": None if source is None or isinstance(source, str) else list(source),
         "model": options.get("model"),
         "metadata": None if metadata is None else Jsonb(metadata),
-        "tags": _names(options.get("tags"), "tags"),
+        "tags": _tags(options),
         "created_after": _aware(options.get("created_after")),
         "fusion": query.fusion,
         "language": options.get("language"),
@@ -349,7 +349,8 @@ def _configured(user: int | None, options: Options) -> tuple[bool, int]:
         return False, DEFAULT_LIMIT
     with search_errors(), binary_cursor(connections[_alias(options)]) as cursor:
         cursor.execute(
-            "SELECT c.rerank_enabled, c.max_results FROM effective_retrieval_config(%s::bigint) AS c",
+            "SELECT c.rerank_enabled, c.max_results "
+            "FROM effective_retrieval_config(%s::bigint) AS c",
             [user],
         )
         rerank_enabled, max_results = cursor.fetchone()
@@ -420,12 +421,13 @@ def _alias(options: Options) -> str:
     return options.get("using") or DEFAULT_DB_ALIAS
 
 
-def _names(given: Sequence[str] | None, what: str) -> list[str] | None:
-    if isinstance(given, str):
+def _tags(options: Options) -> list[str] | None:
+    tags = options.get("tags")
+    if isinstance(tags, str):
         raise InvalidArgument(
-            f"The {what} must be a list, not the text {given!r}.", f"Write [{given!r}]."
+            f"The tags must be a list, not the text {tags!r}.", f"Write [{tags!r}]."
         )
-    return None if given is None else list(given)
+    return None if tags is None else list(tags)
 
 
 def _aware(moment: datetime | None) -> datetime | None:

@@ -177,7 +177,7 @@ def test_a_sql_file_says_what_it_promises_and_comments_its_object(path: str) -> 
     assert "Promises" in head[0]
     if not path.startswith(NEVER_DROPPED):
         assert re.search(
-            rf"^COMMENT ON ((TABLE|VIEW|TYPE|FUNCTION|COLUMN) public\.|TRIGGER ){name}\b",
+            rf"^COMMENT ON ((TABLE|VIEW|TYPE|FUNCTION|COLUMN|INDEX) public\.|TRIGGER ){name}\b",
             text,
             re.MULTILINE,
         )

@@ -192,7 +192,7 @@ FROM (
     LIMIT $9
 ) AS r$statement$,
             CASE
-                WHEN _by_vector THEN vector_candidates_sql(_model, _filter)
+                WHEN _by_vector THEN vector_candidates_sql(_model, _filter, _pool)
                 ELSE 'SELECT NULL::uuid AS document_id, NULL::double precision AS similarity WHERE false'
             END,
             CASE

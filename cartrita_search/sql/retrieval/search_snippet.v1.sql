@@ -36,7 +36,7 @@ BEGIN
         LIMIT 200
     ) AS u;
     _headline := ts_headline(
-        _configuration, _content, coalesce(_query, ''::tsquery),
+        _configuration, _content, coalesce(_query, to_tsquery('simple', '''x''')),
         format('StartSel=%s, StopSel=%s, MaxFragments=2, MinWords=8, MaxWords=30, FragmentDelimiter=" ... "',
             E'\x01', E'\x02'));
     _headline := replace(replace(replace(replace(replace(_headline,

@@ -94,7 +94,7 @@ FROM (
     ORDER BY v.similarity DESC, v.id
     LIMIT $5
 ) AS n$statement$,
-            vector_candidates_sql(_model, _filter),
+            vector_candidates_sql(_model, _filter, vector_candidate_count(_model, _window)),
             CASE WHEN _ids <> '{}' THEN ' AND v.id <> ALL ($6)' END)
         INTO _more
         USING query_embedding, vector_candidate_count(_model, _window), _filter,

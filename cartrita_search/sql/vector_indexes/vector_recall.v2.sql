@@ -24,7 +24,7 @@ DECLARE
     _statement CONSTANT text := format(
         'SELECT count(*) FILTER (WHERE n.similarity >= $4) '
         'FROM (SELECT * FROM (%s) AS v WHERE v.id <> $5 ORDER BY v.similarity DESC LIMIT $6) AS n',
-        vector_candidates_sql(p_model, NULL));
+        vector_candidates_sql(p_model, NULL, _candidates));
     _before text [];
     _sampled record;
     _hits bigint;

@@ -1,0 +1,1 @@
+DROP INDEX public.search_documents_tags;
