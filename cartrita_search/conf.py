@@ -22,7 +22,7 @@ class SearchSettings:
 
     #: Dotted path of an `embedders.Embedder` class; None: text cannot be embedded.
     embedder: str | None = None
-    #: Keyword arguments for that class.
+    #: Keyword arguments for that class; a key among them is never shown.
     embedder_options: dict[str, Any] = field(default_factory=dict)
     #: Role that may use the tables and functions; "" grants to nobody else.
     grant_role: str = ""
@@ -55,8 +55,8 @@ def load(raw: object) -> tuple[SearchSettings, list[str]]:
     options = values.get("embedder_options", {})
     if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
         problems.append(
-            'CARTRITA_SEARCH["EMBEDDER_OPTIONS"] must be a dict of keyword arguments, '
-            f"not {options!r}."
+            # What it is instead is not shown: there may be a secret in it.
+            'CARTRITA_SEARCH["EMBEDDER_OPTIONS"] must be a dict of keyword arguments by name.'
         )
     role = values.get("grant_role", "")
     if not isinstance(role, str):

@@ -9,5 +9,7 @@ class Migration(migrations.Migration):
     dependencies = [("cartrita_search", "0006_bulk_ingest")]
 
     operations = [
-        RecordMigration("0007_embedding_work", "Embedding work: what could not be embedded, and why"),
+        RecordMigration(
+            "0007_embedding_work", "Embedding work: what could not be embedded, and why"
+        ),
     ]
