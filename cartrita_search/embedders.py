@@ -261,7 +261,7 @@ class OpenAIEmbedder:
         batch_size: int = 128,
         max_batch_characters: int = 250_000,
         timeout: float = 60.0,
-        max_retries: int = 5,
+        max_retries: int = 2,
         document_prefix: str = "",
         query_prefix: str = "",
     ) -> None:
@@ -370,9 +370,14 @@ class OpenAIEmbedder:
         wrong = "Correct EMBEDDER_OPTIONS, or OPENAI_API_KEY; what is stored stays."
         match error:
             case openai.APIConnectionError(
-                __cause__=httpx2.ConnectError() | httpx2.UnsupportedProtocol()
+                # Nothing listens; no such scheme; a key with a line feed at its end.
+                __cause__=httpx2.ConnectError()
+                | httpx2.UnsupportedProtocol()
+                | httpx2.LocalProtocolError()
             ):
-                return EmbedderUnavailable(message, "Is it running? Is base_url right?")
+                return EmbedderUnavailable(
+                    message, "Is it running? Are base_url and the key right, to the letter?"
+                )
             case openai.APIConnectionError():  # timeouts among them
                 return EmbedderOverloaded(message, "Try again later.")
             case openai.RateLimitError(code="insufficient_quota"):
@@ -391,7 +396,7 @@ def _pause(headers: Mapping[str, str]) -> float:
     if headers.get("x-ratelimit-remaining-requests") != "0":
         return 0.0
     # A duration as Go writes it: 1s, 6m0s, 20ms.
-    parts = re.findall(r"([\d.]+)(ms|s|m|h)", headers.get("x-ratelimit-reset-requests", ""))
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h)", headers.get("x-ratelimit-reset-requests", ""))
     seconds = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
     return min(60.0, sum(float(number) * seconds[unit] for number, unit in parts))
 

@@ -2,9 +2,9 @@
 
 A batch is one transaction: claim documents (their rows locked, those that others
 hold skipped), call the provider, store the vectors, commit. A worker that is killed
-loses that transaction and nothing else. While the provider is waited for, whoever
-wants to change one of the batch's documents waits too; backing off from an overloaded
-one happens between transactions.
+loses that transaction and nothing else. While the provider is waited for (with the
+retries that it makes itself), whoever wants to change one of the batch's documents
+waits too; the longer pauses for an overloaded one are made between transactions.
 """
 
 from __future__ import annotations
@@ -158,7 +158,8 @@ def sync_embeddings(
             raise InvalidArgument(f"{name} must be at least 1, not {value}.")
     started = time.monotonic()
     embedder = embedder_of(model)
-    embedding_work(embedder.name, source, using=using)
+    if source is not None:
+        embedding_work(embedder.name, source, using=using)  # refuses a source without documents
     now = _register(embedder, using)
     run = _Run(
         embedder=embedder,
@@ -206,6 +207,11 @@ def _register(embedder: Embedder, using: str) -> datetime:
             "EMBEDDER_OPTIONS.",
         )
     return cast(datetime, now)
+
+
+def _storable(message: str) -> str:
+    """What of a provider's words PostgreSQL can hold: no lone surrogate, no NUL."""
+    return message[:MESSAGE_LENGTH].encode(errors="replace").decode().replace("\0", " ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +334,7 @@ class _Run:
                     f"{socket.gethostname()}:{os.getpid()}",
                     [claim.document_id for claim, _ in refusals],
                     [claim.content_hash for claim, _ in refusals],
-                    [str(error)[:MESSAGE_LENGTH] for _, error in refusals],
+                    [_storable(str(error)) for _, error in refusals],
                 ],
             )
         with self.lock:

@@ -476,6 +476,8 @@ def test_the_next_request_waits_where_none_is_left(
     [
         ({}, 0),
         ({"x-ratelimit-remaining-requests": "0"}, 0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "soon"}, 0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "..s"}, 0),
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "20ms"}, 0.02),
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m20.5s"}, 60),
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "8.5s"}, 8.5),
@@ -585,6 +587,13 @@ def test_where_nothing_listens(scheme: str) -> None:
         "hosted", base_url=f"{scheme}://me:{KEY}@127.0.0.1:{port}/v1", api_key="k", max_retries=0
     )
     with pytest.raises(EmbedderUnavailable, match=rf"127\.0\.0\.1:{port}/v1.*base_url") as caught:
+        embedder.embed_query("text")
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_key_that_cannot_be_sent(service: EmbeddingServer) -> None:
+    embedder = OpenAIEmbedder("hosted", base_url=service.url, api_key=f"{KEY}\n", max_retries=0)
+    with pytest.raises(EmbedderUnavailable, match="the key right, to the letter") as caught:
         embedder.embed_query("text")
     assert KEY not in "".join(traceback.format_exception(caught.value))
 

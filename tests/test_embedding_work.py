@@ -443,7 +443,7 @@ def test_a_second_signal_abandons_it(
     _, rest = process.communicate(timeout=60)
     release.set()
     assert process.returncode == 130
-    assert "Interrupted in the middle of a batch, which is undone" in rest
+    assert "Interrupted. What was in hand is undone" in rest
     assert "Traceback" not in complaints + rest
     assert len(stored(pg)) == 4
 
@@ -524,6 +524,18 @@ def edit_one(data: list[dict[str, Any]]) -> None:
     for item in data:
         if item["embedding"] == vector("notes 5\ntext", 8):
             item["embedding"] = [0.0] * 8
+
+
+@in_process
+def test_whatever_the_provider_says_can_be_stored(
+    service: EmbeddingServer, pg: psycopg.Connection
+) -> None:
+    store(pg, 1)
+    said = json.dumps({"error": {"message": "no\0no\ud800" + "x" * 5000}})
+    service.default = Answer(400, body=said.encode())
+    assert sync(service).refused == 1
+    assert "400 - no no?xxx" in refusals(pg)[0][3]
+    assert len(refusals(pg)[0][3]) <= module.MESSAGE_LENGTH
 
 
 @in_process

@@ -66,7 +66,7 @@ class Command(BaseCommand):
                 )
         except KeyboardInterrupt as error:
             raise CommandError(
-                "Interrupted in the middle of a batch, which is undone; the rest is stored.",
+                "Interrupted. What was in hand is undone, and the rest is stored.",
                 returncode=130,
             ) from error
         except (EmbedderOverloaded, EmbedderUnavailable) as error:
