@@ -29,7 +29,6 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from .db import vector_literal
 from .embedders import Embedder, Vector, get_embedder, unit_vectors
 from .errors import (
     DimensionMismatch,
@@ -311,7 +310,7 @@ class _Run:
                 [
                     model,
                     [claim.document_id for claim, _ in vectors],
-                    [vector_literal(vector) for _, vector in vectors],
+                    [str(vector) for _, vector in vectors],  # pgvector's text form
                     [claim.content_hash for claim, _ in vectors],
                 ],
             )
