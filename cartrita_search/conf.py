@@ -23,7 +23,7 @@ class SearchSettings:
 
     #: Dotted path of an `embedders.Embedder` class; None: text cannot be embedded.
     embedder: str | None = None
-    #: Keyword arguments for that class.
+    #: Keyword arguments for that class; a key among them is never shown.
     embedder_options: dict[str, Any] = field(default_factory=dict)
     #: Dotted path of a `rerank.Reranker` class.
     reranker: str = "cartrita_search.rerank.MaximalMarginalRelevance"
@@ -99,7 +99,7 @@ def load(raw: object) -> tuple[SearchSettings, list[str]]:
     for name, value in values.items():
         expected, fits = _EXPECTED[name]
         if not fits(value):
-            problems.append(
-                f'CARTRITA_SEARCH["{name.upper()}"] must be {expected}, not {value!r}.'
-            )
+            # Options are not shown: there may be a secret among them.
+            found = "" if name.endswith("_options") else f", not {value!r}"
+            problems.append(f'CARTRITA_SEARCH["{name.upper()}"] must be {expected}{found}.')
     return (SearchSettings() if problems else SearchSettings(**values)), problems

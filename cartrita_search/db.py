@@ -236,6 +236,7 @@ _TABLE_PRIVILEGES = {
     "search_documents": "SELECT, INSERT, UPDATE, DELETE",
     "embeddings": "SELECT, INSERT, UPDATE, DELETE",
     "embedding_models": "SELECT, INSERT, UPDATE",
+    "embedding_refusals": "SELECT, INSERT, UPDATE, DELETE",
     "retrieval_configs": "SELECT, INSERT, UPDATE, DELETE",
     "search_performance_metrics": "SELECT, INSERT, DELETE",
     "cache_invalidation_log": "SELECT, INSERT, DELETE",

@@ -27,6 +27,7 @@ from typing import Any
 from django.conf import settings
 
 from .embedders import get_embedder
+from .embedding_work import embedding_text
 from .errors import InvalidArgument
 from .ingest import (
     Document,
@@ -210,7 +211,9 @@ def load(limit: int | None, say: Callable[[str], None]) -> Loaded:
     with progress(len(new), f"Embedding with {embedder.name}", sys.stderr) as advance:
         for start in range(0, len(new), CHUNK):
             chunk = new[start : start + CHUNK]
-            vectors = embedder.embed_documents([f"{doc.title}\n{doc.text}" for doc in chunk])
+            vectors = embedder.embed_documents(
+                [embedding_text(doc.title, doc.text) for doc in chunk]
+            )
             upsert_documents(
                 (
                     Document(SOURCE, doc.name, doc.title, doc.text, vector, {"kind": doc.kind})

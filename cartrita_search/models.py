@@ -307,6 +307,34 @@ class Embedding(models.Model):
         )
 
 
+class EmbeddingRefusal(models.Model):
+    """A document whose present text, or an earlier one, a model's provider refused."""
+
+    # DO_NOTHING, twice: the database cascades by itself.
+    document = models.ForeignKey(
+        SearchDocument, on_delete=models.DO_NOTHING, related_name="embedding_refusals"
+    )
+    embedding_model = models.ForeignKey(
+        EmbeddingModel,
+        on_delete=models.DO_NOTHING,
+        db_column="embedding_model",
+        related_name="refusals",
+    )
+    content_hash = models.TextField()
+    error_code = models.TextField()
+    message = models.TextField()
+    worker = models.TextField(help_text="The process that asked: host and process id.")
+    refused_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        managed = False
+        db_table = "embedding_refusals"
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"{self.document} ({self.embedding_model_id}): {self.error_code}"
+
+
 class VectorSearchStats(models.Model):
     """A row of the view: how complete and fresh a model's vectors of a source are."""
 

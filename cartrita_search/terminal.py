@@ -1,10 +1,14 @@
-"""Plain-text tables and progress for the management commands."""
+"""Plain-text tables, progress and Ctrl-C for the management commands."""
 
 from __future__ import annotations
 
+import signal
+import threading
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from time import monotonic
+from types import FrameType
 from typing import TextIO
 
 #: What a table takes of the terminal, in columns.
@@ -46,26 +50,57 @@ def progress(total: int, label: str, stream: TextIO) -> Iterator[Callable[[int],
     """Yield ``advance(n)``, to be called as work is done, until ``total`` is reached.
 
     A bar on a terminal; elsewhere (a log, a pipe) one line for each tenth done.
+    Both tell the rate, and the time that the rest will take at that rate.
     """
-    if total and stream.isatty():
-        from tqdm import tqdm
+    from tqdm import tqdm
 
+    if total and stream.isatty():
         # The size is given because a terminal that reports none would show no bar.
         with tqdm(total=total, desc=label, file=stream, ncols=80, nrows=24) as bar:
             yield bar.update
         return
 
+    started = monotonic()
     done = tenths = 0
 
     def advance(n: int) -> None:
         nonlocal done, tenths
         done += n
-        if done * 10 // total > tenths:
+        if total and done * 10 // total > tenths:
             tenths = done * 10 // total
-            stream.write(f"{label}: {done} of {total} ({tenths * 10} %)\n")
+            rate = done / max(monotonic() - started, 1e-3)
+            left = tqdm.format_interval(max(0, total - done) / rate)
+            stream.write(
+                f"{label}: {done} of {total} ({tenths * 10} %), {rate:.1f}/s, {left} left\n"
+            )
             stream.flush()
 
     yield advance
+
+
+@contextmanager
+def stop_on_signals(stream: TextIO) -> Iterator[threading.Event]:
+    """Yield an event that the first Ctrl-C or SIGTERM sets: the work ends where it may.
+
+    That is told on ``stream``. A second one raises KeyboardInterrupt at once. For the
+    main thread only; what handled the signals before does so again afterwards.
+    """
+    stop = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        stream.write("Stopping after the work in hand; once more stops at once.\n")
+        stream.flush()
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handle) for number in signals]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _cell(value: object) -> str:

@@ -29,6 +29,7 @@ from cartrita_search.models import (
     CacheInvalidation,
     Embedding,
     EmbeddingModel,
+    EmbeddingRefusal,
     KeywordCorpus,
     KeywordStatistic,
     RedisSession,
@@ -57,6 +58,7 @@ PAGES: dict[Model, str] = {
     SearchSettings: "change",
     EmbeddingModel: "change",
     Embedding: "",
+    EmbeddingRefusal: "",
     VectorSearchStats: "",
     KeywordCorpus: "",
     SearchPerformanceMetric: "",
@@ -112,6 +114,14 @@ def make_rows(user: User, number: int) -> None:
     )
     Embedding.objects.create(
         document=document, embedding_model=model, embedding=[0.25, -1, 0, 0, 0, 0, 0, 0.125]
+    )
+    EmbeddingRefusal.objects.create(
+        document=document,
+        embedding_model=model,
+        content_hash=document.content_hash,
+        error_code="SE022",
+        message=SCRIPT,
+        worker="host:1",
     )
     RetrievalConfig.objects.create(user=user, config_name=SCRIPT)
     SearchPerformanceMetric.objects.create(
@@ -576,6 +586,50 @@ def test_deleting_a_document_tells_of_its_vectors_and_takes_them(
     assert admin_client.post(page, {"post": "yes"}).status_code == 302
     assert not SearchDocument.objects.exists()
     assert not Embedding.objects.exists()
+
+
+def test_the_list_of_documents_tells_how_fresh_their_vectors_are(
+    rows: dict[Model, models.Model], admin_client: Client
+) -> None:
+    def freshness() -> list[str]:
+        shown = admin_client.get(url("changelist", SearchDocument)).text
+        return re.findall(r'<td class="field-freshness">(.*?)</td>', shown)
+
+    SearchDocument.objects.create(source_table="maps", source_id="1")
+    assert freshness() == ["up to date", "none yet"]
+    SearchDocument.objects.filter(pk=rows[SearchDocument].pk).update(title="Changed")
+    assert freshness() == ["of an older text: mini-0", "none yet"]
+
+
+def test_a_refused_document_is_embedded_again_by_forgetting_that(
+    rows: dict[Model, models.Model], client: Client
+) -> None:
+    staff = User.objects.create_user("grace", is_staff=True)
+    client.force_login(staff)
+    page = url("changelist", EmbeddingRefusal)
+    data = {"action": "embed_again", "_selected_action": [str(rows[EmbeddingRefusal].pk)]}
+
+    allow(staff, "view_embeddingrefusal")
+    assert "embed_again" not in client.get(page).text
+    client.post(page, data)
+    assert EmbeddingRefusal.objects.exists()
+
+    allow(staff, "delete_embeddingrefusal")
+    assert "embed_again" in client.get(page).text
+    assert "delete_selected" not in client.get(page).text
+    shown = client.post(page, data, follow=True)
+    assert "will try 1 again" in shown.text
+    assert not EmbeddingRefusal.objects.exists()
+    assert SearchDocument.objects.exists()
+
+
+def test_a_refusal_holds_until_the_text_changes(
+    rows: dict[Model, models.Model], admin_client: Client
+) -> None:
+    page = url("changelist", EmbeddingRefusal)
+    assert "icon-yes" in admin_client.get(page).text
+    SearchDocument.objects.update(title="Changed")
+    assert "icon-no" in admin_client.get(page).text
 
 
 def test_a_vector_is_shown_shortened(

@@ -142,6 +142,12 @@ def fill(pg: psycopg.Connection) -> None:
         )
         pg.execute("UPDATE search_settings SET exact_scan_max_rows = 10")
         pg.execute("SELECT rebuild_vector_indexes()")
+    if scalar(pg, "SELECT to_regclass('embedding_refusals') IS NOT NULL"):
+        pg.execute(
+            "INSERT INTO embedding_refusals (document_id, embedding_model, content_hash, "
+            "error_code, message, worker) SELECT document_id, embedding_model, content_hash, "
+            "'SE022', 'test', 'host:1' FROM embeddings"
+        )
 
 
 # --- Round trip -------------------------------------------------------------

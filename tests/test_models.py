@@ -15,6 +15,7 @@ from cartrita_search.models import (
     CacheInvalidation,
     Embedding,
     EmbeddingModel,
+    EmbeddingRefusal,
     KeywordCorpus,
     KeywordStatistic,
     RedisSession,
@@ -263,6 +264,9 @@ def test_rows_are_named_for_people(ada: User) -> None:
         Embedding(
             source_table="books", source_id="7", chunk_index=2, embedding_model_id="mini"
         ): "books/7#2 (mini)",
+        EmbeddingRefusal(pk=1, document=document, embedding_model_id="mini", error_code="SE022"): (
+            "books/7#2 (mini): SE022"
+        ),
         VectorSearchStats(pk="books / mini"): "books / mini",
         KeywordCorpus(pk="english"): "english",
         KeywordStatistic(language="english", lexeme="engin"): "engin (english)",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import signal
 
 import pytest
 
-from cartrita_search.terminal import progress, table
+from cartrita_search import terminal
+from cartrita_search.terminal import progress, stop_on_signals, table
 
 
 class Terminal(io.StringIO):
@@ -58,6 +60,14 @@ def test_stored_text_cannot_steer_the_terminal() -> None:
     assert shown.splitlines()[2] == "[2Jgone reversed"
 
 
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, in its one item, which stands still unless a test moves it."""
+    now = [100.0]
+    monkeypatch.setattr(terminal, "monotonic", lambda: now[0])
+    return now
+
+
 def test_a_log_gets_a_line_for_each_tenth() -> None:
     log = io.StringIO()
     with progress(35, "embedding", log) as advance:
@@ -65,16 +75,24 @@ def test_a_log_gets_a_line_for_each_tenth() -> None:
             advance(1)
     lines = log.getvalue().splitlines()
     assert len(lines) == 10
-    assert lines[0] == "embedding: 4 of 35 (10 %)"
-    assert lines[-1] == "embedding: 35 of 35 (100 %)"
+    assert lines[0].startswith("embedding: 4 of 35 (10 %), ")
+    assert lines[-1].startswith("embedding: 35 of 35 (100 %), ")
 
 
-def test_large_steps_skip_tenths() -> None:
+def test_large_steps_skip_tenths_and_a_line_tells_rate_and_time_left(clock: list[float]) -> None:
     log = io.StringIO()
-    with progress(10, "embedding", log) as advance:
-        advance(7)
-        advance(3)
-    assert log.getvalue() == "embedding: 7 of 10 (70 %)\nembedding: 10 of 10 (100 %)\n"
+    with progress(10_000, "embedding", log) as advance:
+        clock[0] += 70
+        advance(7000)
+        clock[0] += 20
+        advance(3000)
+        clock[0] += 10
+        advance(1000)
+    assert log.getvalue().splitlines() == [
+        "embedding: 7000 of 10000 (70 %), 100.0/s, 00:30 left",
+        "embedding: 10000 of 10000 (100 %), 111.1/s, 00:00 left",
+        "embedding: 11000 of 10000 (110 %), 110.0/s, 00:00 left",
+    ]
 
 
 def test_nothing_to_do_says_nothing() -> None:
@@ -85,8 +103,23 @@ def test_nothing_to_do_says_nothing() -> None:
 
 
 def test_a_terminal_gets_a_bar() -> None:
-    terminal = Terminal()
-    with progress(4, "embedding", terminal) as advance:
+    shown = Terminal()
+    with progress(4, "embedding", shown) as advance:
         advance(4)
-    assert "embedding: 100%|" in terminal.getvalue()
-    assert "4/4" in terminal.getvalue()
+    assert "embedding: 100%|" in shown.getvalue()
+    assert "4/4" in shown.getvalue()
+    assert "/s" in shown.getvalue()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_to_stop_and_the_second_stops(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    said = io.StringIO()
+    with stop_on_signals(said) as stop:
+        assert not stop.is_set()
+        signal.raise_signal(number)
+        assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) == before
+    assert said.getvalue() == "Stopping after the work in hand; once more stops at once.\n"

@@ -3,6 +3,7 @@
 from . import (  # noqa: F401
     cache_invalidations,
     embedding_models,
+    embedding_refusals,
     embeddings,
     metrics,
     redis_sessions,

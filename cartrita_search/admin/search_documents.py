@@ -8,7 +8,7 @@ from django.contrib import admin
 from django.contrib.admin.widgets import AdminTextInputWidget
 from django.core.validators import EMPTY_VALUES
 from django.db import connection
-from django.db.models import QuerySet
+from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html_join
@@ -72,7 +72,15 @@ class SearchDocumentAdmin(LanguageSelect, FilledInByDatabase, Owned, LargeTable)
     """The database's triggers keep hash, keyword index and the vectors' copies in step."""
 
     form = SearchDocumentForm
-    list_display = ("__str__", "source_table", "source_id", "chunk_index", "owner", "updated_at")
+    list_display = (
+        "__str__",
+        "source_table",
+        "source_id",
+        "chunk_index",
+        "owner",
+        "freshness",
+        "updated_at",
+    )
     list_filter = (SourceFilter,)
     search_fields = ("source_table", "source_id", "title")
     search_help_text = "Words of the title, or the source; all of them have to be there."
@@ -96,7 +104,11 @@ class SearchDocumentAdmin(LanguageSelect, FilledInByDatabase, Owned, LargeTable)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SearchDocument]:
         # Large, shown nowhere, and left to the trigger on save.
-        return super().get_queryset(request).defer("search_vector", "keyword_vector")
+        rows = super().get_queryset(request).defer("search_vector", "keyword_vector")
+        hashes = Embedding.objects.only("document", "embedding_model", "content_hash")
+        return rows.prefetch_related(
+            Prefetch("embeddings", hashes.order_by("embedding_model_id"), to_attr="hashes")
+        )
 
     def get_readonly_fields(
         self, request: HttpRequest, obj: SearchDocument | None = None
@@ -112,6 +124,18 @@ class SearchDocumentAdmin(LanguageSelect, FilledInByDatabase, Owned, LargeTable)
         to_delete, counts, missing, protected = super().get_deleted_objects(objs, request)
         counts["embeddings"] = Embedding.objects.filter(document__in=objs).count()
         return to_delete, counts, missing, protected
+
+    @admin.display(description="vectors")
+    def freshness(self, document: Any) -> str:
+        """Whether every vector there is is of the present text."""
+        stale = [
+            vector.embedding_model_id
+            for vector in document.hashes
+            if vector.content_hash != document.content_hash
+        ]
+        if stale:
+            return f"of an older text: {', '.join(stale)}"
+        return "up to date" if document.hashes else "none yet"
 
     @admin.display(description="vectors")
     def vectors(self, document: SearchDocument) -> str:

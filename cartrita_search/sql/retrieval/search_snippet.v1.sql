@@ -20,6 +20,8 @@ RETURNS text
 LANGUAGE plpgsql
 STABLE
 SET search_path = public, pg_temp
+-- An empty query is no news to the caller.
+SET client_min_messages = warning
 AS $$
 DECLARE
     _configuration CONSTANT regconfig
@@ -36,7 +38,7 @@ BEGIN
         LIMIT 200
     ) AS u;
     _headline := ts_headline(
-        _configuration, _content, coalesce(_query, to_tsquery('simple', '''x''')),
+        _configuration, _content, coalesce(_query, ''::tsquery),
         format('StartSel=%s, StopSel=%s, MaxFragments=2, MinWords=8, MaxWords=30, FragmentDelimiter=" ... "',
             E'\x01', E'\x02'));
     _headline := replace(replace(replace(replace(replace(_headline,
