@@ -12,7 +12,8 @@ A line of JSON Lines is an object, a row of CSV has the columns, of these names:
 ``content``       or ``text``: text
 ``embedding``     the vector, where there is one already: a list of numbers; in
                   CSV, and also in JSON, its text ``[0.1, 0.2]``
-``owner``         or ``user_id``: integer; left out, the document is everybody's
+``owner``         or ``user_id``: integer; left out, a stored document keeps its
+                  owner and a new one is everybody's
 ``tags``          a list of texts; in CSV one text, cut at the tag separator
 ``language``      a text search configuration
 ``chunk_index``   or ``chunk``: from 0, where a source row has several documents
@@ -53,7 +54,7 @@ from .ingest import (
     upsert_documents,
 )
 from .models import EmbeddingModel
-from .sources import delete_extra_chunks
+from .sources import delete_extra_chunks, finish_if_large
 
 #: Bytes of the longest line that is read. It bounds what a file without line ends
 #: can take of memory; a vector of 16,000 dimensions is a third of a megabyte.
@@ -511,7 +512,7 @@ def load_file(
     document without one awaits it. Of several lines with one key the last is stored.
     Lines that cannot be read or stored are reported and the rest is stored, in
     batches that are a transaction each. With `on_error` "raise" the whole load is
-    one transaction, and the first such line ends it with nothing changed.
+    one transaction, which any such line undoes.
 
     `index` and `expected`, the number of lines if it is known, are `upsert_documents`'.
 
@@ -519,7 +520,8 @@ def load_file(
     not, chunks beyond a row's last among it; but not where a line was refused, which
     may have been about any of them. `dry_run` reads everything and writes nothing:
     it finds every line that cannot be read, but not what only storing tells, as an
-    unknown language. `progress(n)` is called as lines are read.
+    unknown language. After many changes the keyword statistics are refreshed.
+    `progress(n)` is called as lines are read.
 
     Raises `UnreadableInput` for a file that cannot be read or holds no documents,
     `UnknownModel` for vectors without a model, and what reading and storing raise.
@@ -531,22 +533,27 @@ def load_file(
                 for _ in documents:
                     pass
             else:
-                load.add(
-                    upsert_documents(
-                        documents,
-                        model=model,
-                        on_error=on_error,
-                        index=index,
-                        expected=expected,
-                        batch_size=batch_size,
-                        using=using,
-                    )
+                # Its "raise" would name the key alone, and keep the batches before.
+                stored = upsert_documents(
+                    documents,
+                    model=model,
+                    index=index,
+                    expected=expected,
+                    batch_size=batch_size,
+                    using=using,
                 )
+                load.add(stored)
             if not load.report.documents and not load.report.refused:
                 raise UnreadableInput(f"{file.path} holds no documents.", "Nothing was changed.")
+            if load.report.refused and on_error == "raise":
+                raise UnreadableInput(load.report.refusals[0].message, "Nothing was changed.")
             if prune and not dry_run and not load.report.refused:
                 load.prune()
-        return load.finish()
+        report = load.finish()
+        if not dry_run and not report.index:
+            changed = report.inserted + report.updated + (report.pruned or 0)
+            finish_if_large(changed, using=using)
+        return report
 
 
 class _Load:
@@ -607,7 +614,7 @@ class _Load:
         if self.model is None:
             raise UnknownModel(
                 f"Line {line} has a vector, but no model is named and there is no default model.",
-                "Name the model that made it. Nothing of this line's batch was stored.",
+                "Name the model that made it.",
             )
         if self.dimensions is None:
             self.dimensions = len(item.embedding)

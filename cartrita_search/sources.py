@@ -30,8 +30,15 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
 
 from .errors import InvalidArgument, search_errors
-from .ingest import KEPT_REFUSALS, Document, IngestReport, Refusal, upsert_documents
-from .models import SearchDocument, SourceCheckpoint
+from .ingest import (
+    KEPT_REFUSALS,
+    Document,
+    IngestReport,
+    Refusal,
+    finish_load,
+    upsert_documents,
+)
+from .models import KeywordCorpus, SearchDocument, SourceCheckpoint
 
 #: Rows of one batch, which is one transaction. Whole instances are held, so fewer
 #: than a bulk load takes.
@@ -149,8 +156,9 @@ def register_source(
     - `title` and `content`: text; None is empty.
     - `owner`: a person or their key. **None is shared with everybody**, also where a
       relation on the way is empty.
-    - `tags`: a list of texts. `language`: a text search configuration, None for the
-      database's default. `metadata`: a dict; dates and decimals become text.
+    - `tags`: a list of texts. `language`: a text search configuration; None keeps the
+      stored one, at first the database's default. `metadata`: a dict; dates and
+      decimals become text.
 
     `source_table` names the source in search, by default the model's table.
     `queryset()` gives the rows to take instead of all that the default manager has;
@@ -266,7 +274,8 @@ def sync_source(
 
     A row whose documents cannot be made or stored is refused with its key, and
     keeps the documents it had; the rest goes on. At the end, with `prune`, documents
-    whose row is gone are deleted. `dry_run` rolls each batch back, and so tells
+    whose row is gone are deleted; after many changes the keyword statistics are
+    refreshed. `dry_run` rolls each batch back, and so tells
     exactly what a whole run would do; it holds the same locks.
 
     `progress(n)` is called with the rows of each batch. Raises a `SearchError`; the
@@ -290,6 +299,8 @@ def sync_source(
             run.prune()
         if not dry_run:
             run.checkpoints.delete()
+            done = run.report
+            finish_if_large(done.inserted + done.updated + done.deleted, using=using)
     return run.report
 
 
@@ -309,6 +320,18 @@ def delete_extra_chunks(
             [list(chunks), list(chunks.values()), source_table],
         )
         return int(cursor.rowcount)
+
+
+def finish_if_large(changed: int, *, using: str = DEFAULT_DB_ALIAS) -> None:
+    """`finish_load` where more documents changed than a tenth of those last counted.
+
+    Fewer leave the frequencies of words, which keyword search weighs them by, about
+    as they were.
+    """
+    corpora = KeywordCorpus.objects.using(using)
+    counted = corpora.aggregate(documents=models.Sum("documents"))["documents"] or 0
+    if changed * 10 > counted:
+        finish_load(using=using)
 
 
 # --- One run ----------------------------------------------------------------
@@ -386,8 +409,9 @@ class _Run:
             else:
                 documents += made
                 chunks[str(row.pk)] = len(made)
-        # The documents have no vectors, so no vector index is written.
-        stored = upsert_documents(documents, index="keep", using=self.using)
+        # The documents have no vectors, so no vector index is written; and a source
+        # knows the owner of every row, so that "nobody" is an owner like any other.
+        stored = upsert_documents(documents, index="keep", replace_owner=True, using=self.using)
         report = self.report
         report.inserted += stored.inserted
         report.updated += stored.updated

@@ -19,6 +19,9 @@ from cartrita_search.files import (
 from cartrita_search.ingest import BATCH_SIZE
 from cartrita_search.terminal import progress
 
+READING = ("source", "format", "encoding", "delimiter", "tag_separator")
+STORING = ("model", "on_error", "index", "prune", "dry_run", "batch_size")
+
 
 class Command(BaseCommand):
     """See ``help``."""
@@ -66,7 +69,7 @@ class Command(BaseCommand):
             "--on-error",
             choices=("report", "raise"),
             default="report",
-            help="raise: the first bad line ends the load, and nothing of it is stored",
+            help="raise: any bad line undoes the whole load",
         )
         add(
             "--prune",
@@ -80,10 +83,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, file: str, **options: Any) -> None:
         """Load and print."""
-        names = ("source", "format", "encoding", "delimiter", "tag_separator")
-        reading = {name: options[name] for name in names}
-        names = ("model", "on_error", "index", "prune", "dry_run", "batch_size")
-        storing = {name: options[name] for name in names}
+        reading = {name: options[name] for name in READING}
+        storing = {name: options[name] for name in STORING}
         try:
             columns = parse_columns(options["columns"])
             document_file = DocumentFile(file, FileOptions(columns=columns, **reading))
