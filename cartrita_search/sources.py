@@ -308,17 +308,27 @@ def delete_extra_chunks(
     source_table: str, chunks: Mapping[str, int], *, using: str = DEFAULT_DB_ALIAS
 ) -> int:
     """Delete the chunks numbered from `chunks[source_id]` on; returns how many those were."""
-    with connections[using].cursor() as cursor:
+    with transaction.atomic(using=using), connections[using].cursor() as cursor:
+        # OFFSET 0 keeps it one index access a key: joined, a source that the table's
+        # statistics do not know yet was read whole for every key.
         cursor.execute(
             """
-            DELETE FROM search_documents AS d
-            USING unnest(%s::text[], %s::integer[]) AS kept (source_id, chunks)
-            WHERE d.source_table = %s
-                AND d.source_id = kept.source_id
-                AND d.chunk_index >= kept.chunks
+            SELECT extra.id
+            FROM unnest(%s::text[], %s::integer[]) AS kept (source_id, chunks)
+            CROSS JOIN LATERAL (
+                SELECT d.id FROM search_documents AS d
+                WHERE d.source_table = %s
+                    AND d.source_id = kept.source_id
+                    AND d.chunk_index >= kept.chunks
+                OFFSET 0
+            ) AS extra
             """,
             [list(chunks), list(chunks.values()), source_table],
         )
+        ids = [document_id for (document_id,) in cursor.fetchall()]
+        if not ids:
+            return 0
+        cursor.execute("DELETE FROM search_documents WHERE id = ANY (%s)", [ids])
         return int(cursor.rowcount)
 
 
@@ -381,7 +391,7 @@ class _Run:
                 last_key = checkpoint.last_key
             rows = self.source.rows(self.using)
             if last_key is not None:
-                rows = rows.filter(pk__gt=self.source.key(last_key))
+                rows = rows.filter(pk__gt=self.last_row(last_key))
             batch = list(rows[: self.batch_size])
             if batch:
                 self.store(batch)
@@ -394,6 +404,17 @@ class _Run:
             if self.dry_run:
                 transaction.set_rollback(True, using=self.using)
         return batch
+
+    def last_row(self, last_key: str) -> Any:
+        """The key that a checkpoint names."""
+        try:
+            return self.source.key(last_key)
+        except ValidationError as error:
+            raise InvalidArgument(
+                f"A run over {self.source.source_table!r} was interrupted after key "
+                f"{last_key!r}, which is no key of {self.source.model._meta.label} any more.",
+                "Nothing was changed. Begin anew: manage.py sync_documents --restart",
+            ) from error
 
     def store(self, rows: Iterable[models.Model]) -> None:
         """Store the documents of these rows, and delete the chunks they have no more."""

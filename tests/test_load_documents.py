@@ -405,3 +405,35 @@ def test_what_a_dry_run_says(tmp_path: Path, pg: psycopg.Connection) -> None:
     ]
     assert errors.getvalue().startswith("Line 3: broken JSON")
     assert stored(pg) == []
+
+
+def test_an_index_built_at_the_end_is_told(tmp_path: Path, pg: psycopg.Connection) -> None:
+    lines = [{"id": n, "embedding": [1, n]} for n in range(30)]
+    pg.execute("UPDATE search_settings SET exact_scan_max_rows = 10")
+    out = io.StringIO()
+    call_command(
+        *("load_documents", written(tmp_path, lines), "--source", "notes", "--model", "mini"),
+        *("--index", "rebuild"),
+        stdout=out,
+    )
+    first, index = out.getvalue().splitlines()
+    assert first == "30 inserted, 0 updated, 0 unchanged, 0 refused."
+    assert "HNSW" in index
+    assert scalar(pg, "SELECT index_method FROM embedding_models") == "hnsw"
+
+
+class Interrupted(io.RawIOBase):
+    """Where somebody presses Ctrl-C while it is read."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_command_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Interrupted())))
+    with pytest.raises(CommandError, match=r"Interrupted\. Run it again") as stopped:
+        call_command("load_documents", "-")
+    assert stopped.value.returncode == 130

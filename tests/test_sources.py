@@ -25,7 +25,7 @@ from django.test.utils import CaptureQueriesContext
 
 from cartrita_search import sources
 from cartrita_search.errors import InvalidArgument
-from cartrita_search.models import SearchDocument, SourceCheckpoint
+from cartrita_search.models import KeywordCorpus, SearchDocument, SourceCheckpoint
 from cartrita_search.sources import SyncReport, find_sources, register_source, sync_source
 from tests.conftest import Connect, Manage
 from tests.library.models import Article, Author, Letter, Page
@@ -116,6 +116,35 @@ def test_nobody_on_the_way_to_the_owner_is_everybody() -> None:
     assert counts(sync_source(register(owner="author__person"))) == (2, 0, 0, 0, 0)
 
     assert SearchDocument.objects.filter(user=None, content="").count() == 2
+
+
+@pytest.mark.usefixtures("library")
+def test_a_row_that_comes_to_be_nobody_s_is_shared() -> None:
+    ada = User.objects.create_user("ada")
+    (article,) = articles(1, author=Author.objects.create(name="Ada", person=ada))
+    source = register(owner="author__person")
+    sync_source(source)
+    assert SearchDocument.objects.get().user_id == ada.pk
+
+    Article.objects.filter(pk=article.pk).update(author=None)
+    assert counts(sync_source(source)) == (0, 1, 0, 0, 0)
+    assert SearchDocument.objects.get().user_id is None
+
+
+@pytest.mark.usefixtures("library")
+def test_many_changes_end_with_counting_the_words() -> None:
+    articles(30)
+    source = register()
+    sync_source(source, dry_run=True)
+    assert KeywordCorpus.objects.count() == 0
+    sync_source(source)
+    assert KeywordCorpus.objects.get().documents == 30
+    articles(3)
+    sync_source(source)
+    assert KeywordCorpus.objects.get().documents == 30
+    Article.objects.filter(pk__in=Article.objects.order_by("pk")[:4].values("pk")).delete()
+    sync_source(source)
+    assert KeywordCorpus.objects.get().documents == 29
 
 
 @pytest.mark.usefixtures("library")
@@ -370,6 +399,18 @@ def test_a_run_goes_on_from_the_last_batch_or_begins_anew(restart: bool) -> None
         assert counts(sync_source(source)) == (0, 1, 6, 0, 0)
     assert contents()[str(rows[0].pk)] == "Edited."
     assert SourceCheckpoint.objects.count() == 0
+
+
+@pytest.mark.usefixtures("library")
+def test_a_checkpoint_of_another_type_of_key_is_told() -> None:
+    articles(1)
+    source = register()
+    SourceCheckpoint.objects.create(source_table="library_article", last_key="abc", rows=2)
+    with pytest.raises(InvalidArgument, match="after key 'abc', which is no key") as refused:
+        sync_source(source)
+    assert "--restart" in refused.value.hint
+    assert contents() == {}
+    assert counts(sync_source(source, restart=True)) == (1, 0, 0, 0, 0)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from argparse import BooleanOptionalAction
 from dataclasses import asdict
 from typing import Any
 
@@ -51,11 +52,10 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--prune",
-            action="store_true",
+            action=BooleanOptionalAction,
             default=True,
             help="delete documents whose row is gone (the default)",
         )
-        parser.add_argument("--no-prune", action="store_false", dest="prune", help="keep them")
         parser.add_argument(
             "--dry-run", action="store_true", help="roll every batch back, and tell what it did"
         )
