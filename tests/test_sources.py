@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -444,15 +445,17 @@ def start(database: dict[str, Any]) -> Iterator[Callable[..., subprocess.Popen[s
         process.communicate()
 
 
-def wait_until_blocking(holder: psycopg.Connection, observer: psycopg.Connection) -> None:
-    """Return when some backend waits for a lock that `holder` has."""
+def wait_for_waiter(observer: psycopg.Connection, holder: int) -> int:
+    """The backend that waits for a lock of backend `holder`, as soon as there is one."""
     deadline = time.monotonic() + 60
-    while not scalar(
-        observer,
-        "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))",
-        [holder.info.backend_pid],
+    while not (
+        waiting := observer.execute(
+            "SELECT pid FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))", [holder]
+        ).fetchall()
     ):
         assert time.monotonic() < deadline, "nobody came to wait for the lock"
+    ((pid,),) = waiting
+    return int(pid)
 
 
 @pytest.mark.usefixtures("library")
@@ -471,7 +474,7 @@ def test_a_killed_process_is_gone_on_with(
     holder = connect(autocommit=False)
     holder.execute("SELECT FROM search_documents WHERE source_id = %s FOR UPDATE", [keys[5]])
     process = start(*command)
-    wait_until_blocking(holder, pg)
+    wait_for_waiter(pg, holder.info.backend_pid)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     holder.rollback()
@@ -512,20 +515,9 @@ def test_runs_at_the_same_time_share_the_rows(connect: Connect, pg: psycopg.Conn
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(run)
-        wait_until_blocking(holder, pg)
-        blocked = scalar(
-            pg,
-            "SELECT pid FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))",
-            [holder.info.backend_pid],
-        )
+        waiting = wait_for_waiter(pg, holder.info.backend_pid)
         second = pool.submit(run)
-        deadline = time.monotonic() + 60
-        while not scalar(
-            pg,
-            "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))",
-            [blocked],
-        ):
-            assert time.monotonic() < deadline, "the second run never met the first"
+        wait_for_waiter(pg, waiting)
         holder.rollback()
         reports = [first.result(), second.result()]
 
@@ -595,6 +587,26 @@ def test_the_primary_key_and_a_key_column_are_fields_too() -> None:
     source = register(title="pk", owner="author_id", content="author")
     (document,) = source.documents(article)
     assert (document.title, document.user_id, document.content) == ("7", 3, "3")
+
+
+def test_a_wrong_registration_is_one_line_when_the_project_starts(
+    tmp_path: Path, manage: Manage
+) -> None:
+    app = tmp_path / "broken"
+    app.mkdir()
+    (app / "__init__.py").touch()
+    (app / "settings.py").write_text(
+        "from cartrita.settings import *\nINSTALLED_APPS = [*INSTALLED_APPS, 'broken']\n"
+    )
+    (app / "search_sources.py").write_text(
+        "from django.contrib.auth.models import User\n"
+        "from cartrita_search.sources import register_source\n"
+        "register_source(User, content='nickname')\n"
+    )
+    done = manage("check", DJANGO_SETTINGS_MODULE="broken.settings", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "'nickname' cannot be read from auth.User: User has no field named 'nickname'" in line
 
 
 def test_sources_are_found_by_name() -> None:
