@@ -30,7 +30,7 @@ from cartrita_search.models import KeywordCorpus, SearchDocument, SourceCheckpoi
 from cartrita_search.sources import SyncReport, find_sources, register_source, sync_source
 from tests.conftest import Connect, Manage
 from tests.library.models import Article, Author, Letter, Page
-from tests.postgres import row_versions, scalar
+from tests.postgres import row_versions
 
 TABLES: list[type[models.Model]] = [Author, Article, Letter, Page]
 LIBRARY = {"DJANGO_SETTINGS_MODULE": "tests.library.settings"}
