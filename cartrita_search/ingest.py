@@ -22,6 +22,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from .errors import (
     DimensionMismatch,
     InvalidArgument,
+    RebuildInProgress,
     SearchError,
     ZeroVector,
     search_errors,
@@ -32,6 +33,9 @@ BATCH_SIZE = 5000
 
 #: Characters and bytes at which a batch is full with fewer rows.
 BATCH_BYTES = 32 << 20
+
+#: New vectors that an index in place takes in sooner than it is rebuilt.
+FEW = 1000
 
 #: Refusals that a report keeps in full; beyond that they are only counted.
 KEPT_REFUSALS = 100
@@ -239,7 +243,7 @@ def prune_source(source_table: str, keep: Iterable[str], *, using: str = DEFAULT
         ):
             copy.set_types(["text"])
             for source_id in keep:
-                copy.write_row((source_id,))
+                copy.write_row((_text(source_id, "source_id"),))
         cursor.execute("ANALYZE pg_temp.ingest_keep")
         cursor.execute(
             "DELETE FROM search_documents AS d WHERE d.source_table = %s AND NOT EXISTS "
@@ -379,13 +383,13 @@ class _Load:
                 )
             self.deferred = True
         elif self.index == "auto" and has_index and is_owner:
-            large = max(1000, self.indexed_rows // 3)
+            large = max(FEW, self.indexed_rows // 3)
             self.deferred = None if expected is None else expected > large
 
     @property
     def _few(self) -> int:
         """New vectors up to which writing them beside the index is quicker than a rebuild."""
-        return max(1000, self.indexed_rows // 10)
+        return max(FEW, self.indexed_rows // 10)
 
     def _batch_limit(self) -> int:
         if self.deferred is None:
@@ -553,7 +557,14 @@ class _Load:
                 if count <= self._few:
                     cursor.execute(_PUBLISH, [self.model])
                     return
-        self.report.index = finish_load(self.model, using=self.using)
+        try:
+            self.report.index = finish_load(self.model, using=self.using)
+        except RebuildInProgress as error:
+            raise RebuildInProgress(
+                error.message,
+                "All rows are stored; vector searches find the new ones once "
+                f"rebuild_vector_indexes('{self.model}') has run.",
+            ) from error
 
 
 def _key_of(item: Document | DocumentVector) -> _Key:

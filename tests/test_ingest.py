@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+import math
+import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from queue import Queue
 from threading import Barrier
 from typing import Any, TypeVar
 from uuid import UUID
+from weakref import WeakSet
 
+import numpy as np
 import psycopg
 import pytest
+from django.db import OperationalError, connections, transaction
+from django.db import connection as django_connection
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from cartrita_search import ingest
+from cartrita_search.errors import (
+    DimensionMismatch,
+    InvalidArgument,
+    RebuildInProgress,
+    SearchError,
+    UnknownModel,
+    ZeroVector,
+)
 from cartrita_search.ingest import (
     Document,
+    DocumentVector,
     IngestReport,
+    Refusal,
     content_hash,
+    delete_source,
+    finish_load,
+    prune_source,
     stored_hashes,
     upsert_documents,
+    upsert_embeddings,
 )
 from tests.conftest import Connect
 from tests.postgres import (
@@ -34,6 +57,7 @@ from tests.postgres import (
     wait_until_blocked,
     writing_nothing,
 )
+from tests.test_vector_indexes import indexes_used, prefer_vector_index
 
 pytestmark = pytest.mark.usefixtures("clean_tables")
 
@@ -333,6 +357,13 @@ STORE_A_VECTOR = [
         "SELECT id, 'large', '[1,0,0]' FROM search_documents",
         id="insert",
     ),
+    pytest.param(
+        "INSERT INTO embeddings (document_id, embedding_model, embedding, "
+        "source_table, source_id, user_id, content_hash) "
+        "SELECT id, 'large', '[1,0,0]', source_table, source_id, user_id, content_hash "
+        "FROM search_documents",
+        id="insert with columns",
+    ),
 ]
 
 
@@ -514,6 +545,57 @@ def test_a_vector_needs_its_document(pg: psycopg.Connection) -> None:
         )
 
 
+def insert_with_columns(pg: psycopg.Connection, vector: str = "[1,0]", **columns: object) -> None:
+    """A vector of the one document, with the copied columns as the writer has them."""
+    given = {
+        "embedding_model": "mini",
+        "embedding": vector,
+        "source_table": "notes",
+        "source_id": "1",
+        "content_hash": "of the writer",
+    } | columns
+    pg.execute(
+        sql.SQL(
+            "INSERT INTO embeddings (document_id, {}) SELECT id, {} FROM search_documents"
+        ).format(
+            sql.SQL(", ").join(map(sql.Identifier, given)),
+            sql.SQL(", ").join(map(sql.Literal, given.values())),
+        )
+    )
+
+
+def test_copied_columns_are_the_document_s_whatever_the_writer_puts_there(
+    pg: psycopg.Connection,
+) -> None:
+    upsert(pg, "1", [1, 0], p_user_id=7, p_metadata=Jsonb({"k": 1}))
+    pg.execute("DELETE FROM embeddings")
+
+    insert_with_columns(pg, source_table="essays", user_id=8, metadata=Jsonb({"k": 2}))
+
+    stored = embedding(pg)
+    assert (stored["source_table"], stored["source_id"], stored["user_id"]) == ("notes", "1", 7)
+    assert stored["metadata"] == {"k": 1}
+    assert stored["content_hash"] == "of the writer"
+
+
+@pytest.mark.parametrize(
+    ("vector", "sqlstate", "message"),
+    [
+        ("[1,0,0]", "SE001", 'has 3 dimensions, but model "mini" has 2'),
+        ("[0,0]", "SE002", "is zero"),
+        ("[7e4,0]", "SE002", "outside 0.001 to 60000"),
+    ],
+)
+def test_a_writer_of_all_columns_is_refused_what_does_not_fit(
+    pg: psycopg.Connection, vector: str, sqlstate: str, message: str
+) -> None:
+    upsert(pg, "1", [1, 0])
+    pg.execute("DELETE FROM embeddings")
+
+    with refused(pg, sqlstate, message):
+        insert_with_columns(pg, vector)
+
+
 def test_a_document_s_new_key_reaches_its_vectors(pg: psycopg.Connection) -> None:
     upsert(pg, "1", [1, 0])
 
@@ -586,7 +668,7 @@ def test_no_model_named_and_none_yet(pg: psycopg.Connection) -> None:
 # --- from Python ------------------------------------------------------------------
 
 
-def note(number: int, vector: Sequence[float] = (1.0, 0.5), **changes: Any) -> Document:
+def note(number: int, vector: Any = (1.0, 0.5), **changes: Any) -> Document:
     fields: dict[str, Any] = {
         "source_table": "notes",
         "source_id": str(number),
@@ -622,20 +704,646 @@ def outcome(report: IngestReport) -> tuple[int, int, int, int]:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_documents_in_bulk(pg: psycopg.Connection) -> None:
-    documents = [
-        note(1, metadata={"k": [1, "é"]}, user_id=7, tags=["a", "b"], language="simple"),
-        note(1, chunk_index=1),
+class TestBulk:
+    """upsert_documents() and upsert_embeddings(), each batch its own transaction."""
+
+    def test_documents_with_and_without_vectors(self, pg: psycopg.Connection) -> None:
+        documents = [
+            note(1, metadata={"k": [1, "é"]}, user_id=7, tags=["a", "b"], language="simple"),
+            note(1, chunk_index=1),
+            note(2, None),
+        ]
+
+        assert outcome(upsert_documents(iter(documents), model="mini")) == (3, 0, 0, 0)
+
+        hashes = {("1", chunk): content_hash("Note 1", "Wings flutter.") for chunk in (0, 1)}
+        assert stored_hashes("notes", "mini") == hashes
+        assert stored_hashes("notes", "large") == stored_hashes("essays", "mini") == {}
+        assert pg.execute(
+            "SELECT metadata, user_id, tags, language FROM search_documents "
+            "WHERE source_id = '1' ORDER BY chunk_index"
+        ).fetchall() == [({"k": [1, "é"]}, 7, ["a", "b"], "simple"), ({}, None, [], "english")]
+        with unwritten(pg):
+            assert outcome(upsert_documents(documents, model="mini")) == (0, 0, 3, 0)
+
+    def test_a_bulk_load_stores_what_single_upserts_would(self, pg: psycopg.Connection) -> None:
+        texts = {
+            "short": ("Wing flutter", "Flutter of a swept wing."),
+            "untitled": ("", "See pathlib.Path.rglob"),
+            "empty": ("", ""),
+            "stop words": ("The", "of the and it"),
+            "long title": ("word " * 3000, "text"),
+            "many words": ("", " ".join(f"w{n}" for n in range(17_000))),
+            "megabytes": ("", " ".join(f"lexeme{n}" for n in range(60_000))),
+        }
+        for name, (title, content) in texts.items():
+            upsert(pg, name, [1, 0], p_title=title, p_content=content, source_table="single")
+        upsert_documents(
+            [Document("bulk", name, *text, [1, 0]) for name, text in texts.items()], model="mini"
+        )
+
+        compared = (
+            "SELECT source_id, title, content, language, metadata, content_hash, "
+            "search_vector::text, keyword_vector::text FROM search_documents "
+            "WHERE source_table = %s ORDER BY 1"
+        )
+        bulk = pg.execute(compared, ["bulk"]).fetchall()
+        assert bulk == pg.execute(compared, ["single"]).fetchall()
+        partial = [name for name, *_, metadata, _, _, _ in bulk if metadata]
+        assert partial == ["long title", "many words", "megabytes"]
+
+    def test_rows_are_counted_by_what_became_of_them(self, pg: psycopg.Connection) -> None:
+        upsert_documents([note(1), note(2), note(3), note(4)], model="mini")
+
+        report = upsert_documents(
+            [
+                note(1),
+                note(2, content="Changed."),
+                note(3, [0.0, 1.0]),
+                note(4, metadata={"k": 1}),
+                note(5),
+                note(6, [0.0, 0.0]),
+            ],
+            model="mini",
+        )
+
+        assert outcome(report) == (1, 3, 1, 1)
+        assert report.total == 6
+
+    def test_what_is_left_out_is_kept_but_for_an_owner_that_is_to_be_replaced(
+        self, pg: psycopg.Connection
+    ) -> None:
+        upsert_documents([note(1, user_id=7, language="simple")], model="mini")
+
+        with unwritten(pg):
+            upsert_documents([note(1)], model="mini")
+        assert (document(pg)["user_id"], document(pg)["language"]) == (7, "simple")
+
+        report = upsert_documents([note(1)], model="mini", replace_owner=True)
+        assert outcome(report) == (0, 1, 0, 0)
+        assert document(pg)["user_id"] is None
+        assert embedding(pg)["user_id"] is None
+
+    def test_a_changed_text_makes_the_vectors_of_every_model_stale(
+        self, pg: psycopg.Connection
+    ) -> None:
+        upsert_documents([note(1), note(2)], model="mini")
+        upsert_embeddings([DocumentVector("notes", "1", [1, 0, 0])], model="large")
+
+        upsert_documents([note(1, None, content="Changed.")])
+        assert _statistics(pg) == {"mini": (2, 2, 2, 0, 1), "large": (3, 2, 1, 1, 1)}
+
+        upsert_embeddings([DocumentVector("notes", "1", [1, 0.5])], model="mini")
+        assert _statistics(pg) == {"mini": (2, 2, 2, 0, 0), "large": (3, 2, 1, 1, 1)}
+
+        of_the_old_text = content_hash("Note 1", "Wings flutter.")
+        vector = DocumentVector("notes", "1", [1, 0.5], content_hash=of_the_old_text)
+        assert outcome(upsert_embeddings([vector], model="mini")) == (0, 1, 0, 0)
+        assert _statistics(pg)["mini"] == (2, 2, 2, 0, 1)
+
+    def test_vectors_of_stored_documents(self, pg: psycopg.Connection) -> None:
+        upsert_documents([note(1, None, user_id=7, metadata={"k": 1}), note(2, None)])
+        arrays: list[Any] = [np.array([1.0, 0.5]), np.array([1, 2])]
+        vectors = [
+            DocumentVector("notes", "1", arrays[0]),
+            DocumentVector("notes", "2", arrays[1]),
+            DocumentVector("notes", "3", [1, 0]),
+        ]
+
+        report = upsert_embeddings(vectors, model="mini")
+
+        assert outcome(report) == (2, 0, 0, 1)
+        assert report.refusals == [Refusal("notes", "3", 0, "SE008", "There is no such document.")]
+        assert pg.execute(
+            "SELECT source_id, embedding::text, user_id, metadata FROM embeddings ORDER BY 1"
+        ).fetchall() == [("1", "[1,0.5]", 7, {"k": 1}), ("2", "[1,2]", None, {})]
+        with unwritten(pg):
+            assert outcome(upsert_embeddings(vectors[:2], model="mini")) == (0, 0, 2, 0)
+        changed = [DocumentVector("notes", "1", [0, 1]), vectors[1]]
+        assert outcome(upsert_embeddings(changed, model="mini")) == (0, 1, 1, 0)
+
+    def test_of_one_key_in_a_batch_the_last_is_stored(self, pg: psycopg.Connection) -> None:
+        report = upsert_documents([note(1, content=str(n)) for n in range(4)], model="mini")
+
+        assert outcome(report) == (1, 0, 3, 0)
+        assert document(pg)["content"] == "3"
+
+    def test_the_default_model_serves_where_none_is_named(self, pg: psycopg.Connection) -> None:
+        with pytest.raises(UnknownModel, match="no default model"):
+            upsert_documents([note(1)])
+        assert counts(pg) == (0, 0, 0)
+        upsert_documents([note(1)], model="mini")
+        upsert_documents([note(2)])
+        assert counts(pg) == (2, 2, 1)
+
+    def test_progress_and_batches(self, pg: psycopg.Connection) -> None:
+        """One transaction a batch: told by the transaction that wrote each row."""
+        finished: list[int] = []
+        upsert_documents(map(note, range(7)), model="mini", batch_size=3, progress=finished.append)
+
+        assert finished == [3, 3, 1]
+        sizes = pg.execute(
+            "SELECT count(*) FROM search_documents GROUP BY xmin::text ORDER BY 1"
+        ).fetchall()
+        assert sizes == [(1,), (3,), (3,)]
+
+    def test_a_batch_ends_before_its_texts_fill_the_memory(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ingest, "BATCH_BYTES", 100)
+        finished: list[int] = []
+        upsert_documents(
+            [note(n, content="x" * 60) for n in range(3)], model="mini", progress=finished.append
+        )
+        assert finished == [1, 1, 1]
+
+    def test_no_more_than_a_batch_is_in_memory(self, pg: psycopg.Connection) -> None:
+        class Text(str):
+            """A string that can be counted as long as it lives."""
+
+        alive: WeakSet[Text] = WeakSet()
+        most = 0
+
+        def documents() -> Iterator[Document]:
+            nonlocal most
+            for number in range(1000):
+                text = Text(f"Text {number}")
+                alive.add(text)
+                most = max(most, len(alive))
+                yield note(number, content=text)
+
+        upsert_documents(documents(), model="mini", batch_size=50)
+
+        assert counts(pg)[0] == 1000
+        assert most <= 52
+
+    def test_inside_a_transaction_of_the_caller_s(self, pg: psycopg.Connection) -> None:
+        with transaction.atomic():
+            report = upsert_documents(map(note, range(7)), model="mini", batch_size=3)
+            assert outcome(report) == (7, 0, 0, 0)
+            with pytest.raises(ZeroVector):
+                upsert_documents([note(8), note(9, [0, 0])], model="mini", on_error="raise")
+            assert outcome(upsert_documents([note(1), note(8)])) == (1, 0, 1, 0)
+            assert prune_source("notes", ["1", "8"]) == 6
+            assert "exact" in finish_load("mini")
+            assert counts(pg) == (0, 0, 0)
+        assert counts(pg) == (2, 2, 1)
+
+    def test_a_model_that_is_registered_meanwhile_with_other_dimensions(
+        self, pg: psycopg.Connection
+    ) -> None:
+        def documents() -> Iterator[Document]:
+            pg.execute("SELECT register_embedding_model('mini', 3)")
+            yield note(1)
+
+        with pytest.raises(DimensionMismatch, match='have 2 dimensions, but model "mini" has 3'):
+            upsert_documents(documents(), model="mini")
+        assert counts(pg) == (0, 0, 1)
+
+    @pytest.mark.parametrize(
+        "options", [{"on_error": "ignore"}, {"index": "none"}, {"batch_size": 0}]
+    )
+    def test_an_option_that_there_is_not(self, options: dict[str, Any]) -> None:
+        with pytest.raises(InvalidArgument, match=next(iter(options))):
+            upsert_documents([], **options)
+
+
+BAD_ROWS = [
+    ({"embedding": [0.0, 0.0]}, ZeroVector, "The vector is zero"),
+    ({"embedding": [1e-4, 0.0]}, ZeroVector, "outside 0.001 to 60000"),
+    ({"embedding": [3e38, 3e38]}, ZeroVector, "outside 0.001 to 60000"),
+    ({"embedding": [1.0]}, DimensionMismatch, 'has 1 dimensions, but model "mini" has 2'),
+    ({"embedding": []}, InvalidArgument, "is empty, or holds NaN or infinity"),
+    ({"embedding": [float("nan"), 1.0]}, InvalidArgument, "NaN or infinity"),
+    ({"embedding": [float("inf"), 1.0]}, InvalidArgument, "NaN or infinity"),
+    ({"embedding": [1e300, 1.0]}, InvalidArgument, "NaN or infinity"),
+    ({"embedding": ["1", "0"]}, InvalidArgument, "not a list of numbers"),
+    ({"embedding": 1.0}, InvalidArgument, "not a list of numbers"),
+    ({"embedding": np.zeros(2)}, ZeroVector, "The vector is zero"),
+    ({"embedding": np.array([np.nan, 1])}, InvalidArgument, "NaN or infinity"),
+    ({"embedding": np.ones((2, 2))}, InvalidArgument, "not a list of numbers"),
+    ({"embedding": np.array(["a", "b"])}, InvalidArgument, "not a list of numbers"),
+    ({"language": "klingon"}, InvalidArgument, 'no text search configuration "klingon"'),
+    ({"title": "\0"}, InvalidArgument, "title holds a NUL character"),
+    ({"content": "\0"}, InvalidArgument, "content holds a NUL character"),
+    ({"content": "\ud800"}, InvalidArgument, r"content holds a lone surrogate, U\+D800"),
+    ({"content": None}, InvalidArgument, "content is not a text: None"),
+    ({"metadata": {"k": "\0"}}, InvalidArgument, "metadata holds a NUL character"),
+    ({"metadata": {"k": "\udfff"}}, InvalidArgument, "metadata holds a lone surrogate"),
+    ({"metadata": {"k": float("nan")}}, InvalidArgument, "cannot be written as JSON"),
+    ({"metadata": {"k": object()}}, InvalidArgument, "cannot be written as JSON"),
+    ({"metadata": ["k"]}, InvalidArgument, "metadata is not an object"),
+    ({"tags": "wing"}, InvalidArgument, "tags is one text"),
+    ({"tags": ["\0"]}, InvalidArgument, "a tag holds a NUL character"),
+    ({"tags": [1]}, InvalidArgument, "a tag is not a text: 1"),
+    ({"user_id": "7"}, InvalidArgument, "user_id is an integer"),
+    ({"user_id": 1 << 63}, InvalidArgument, "user_id is an integer of 64 bits"),
+    ({"source_id": ""}, InvalidArgument, "one is empty"),
+    ({"source_id": "x" * 501}, InvalidArgument, "these have 5 and 501"),
+    ({"source_id": 5}, InvalidArgument, "source_id is not a text: 5"),
+    ({"source_id": "\ud800"}, InvalidArgument, "source_id holds a lone surrogate"),
+    ({"source_table": "x" * 129}, InvalidArgument, "these have 129 and 1"),
+    ({"chunk_index": -1}, InvalidArgument, "chunk_index counts from 0; it is -1"),
+    ({"chunk_index": 1 << 31}, InvalidArgument, "chunk_index counts from 0"),
+]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("changes", "kind", "message"), BAD_ROWS, ids=repr)
+def test_a_bad_row_is_named_and_the_rest_of_its_batch_stored(
+    pg: psycopg.Connection, changes: dict[str, Any], kind: type[SearchError], message: str
+) -> None:
+    bad = note(5, **changes)
+
+    report = upsert_documents([note(1), bad, note(6)], model="mini")
+
+    assert outcome(report) == (2, 0, 0, 1)
+    (refusal,) = report.refusals
+    assert refusal.code == kind.code
+    assert re.search(message, refusal.message)
+    if not {"source_table", "source_id", "chunk_index"} & changes.keys():
+        assert (refusal.source_table, refusal.source_id, refusal.chunk_index) == ("notes", "5", 0)
+    assert [key for key, _ in sorted(stored_hashes("notes", "mini"))] == ["1", "6"]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("changes", "kind", "message"), BAD_ROWS, ids=repr)
+def test_a_bad_row_undoes_its_batch_alone_where_it_is_to_raise(
+    pg: psycopg.Connection, changes: dict[str, Any], kind: type[SearchError], message: str
+) -> None:
+    bad = note(5, **changes)
+    documents = [*map(note, range(5)), bad, note(6)]
+
+    with pytest.raises(kind, match=f"notes/5#0: .*{message}|{message}.*Its batch was not stored"):
+        upsert_documents(documents, model="mini", batch_size=3, on_error="raise")
+
+    assert [key for key, _ in sorted(stored_hashes("notes", "mini"))] == ["0", "1", "2"]
+    assert counts(pg) == (3, 3, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_vector_without_its_document_raises_where_it_is_to(pg: psycopg.Connection) -> None:
+    upsert_documents([note(1, None), note(2, None)])
+
+    with pytest.raises(InvalidArgument, match="notes/3#0: There is no such document"):
+        upsert_embeddings(
+            [DocumentVector("notes", key, [1, 0]) for key in ("1", "3")],
+            model="mini",
+            on_error="raise",
+        )
+    assert counts(pg) == (2, 0, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_refusals_beyond_the_first_are_only_counted(pg: psycopg.Connection) -> None:
+    report = upsert_documents([note(n, [0, 0]) for n in range(150)], model="mini")
+
+    assert (report.refused, len(report.refusals)) == (150, ingest.KEPT_REFUSALS)
+    # Nor is a model registered by what was refused.
+    assert counts(pg) == (0, 0, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_reading_that_fails_leaves_whole_batches(pg: psycopg.Connection) -> None:
+    def documents() -> Iterator[Document]:
+        yield from map(note, range(7))
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        upsert_documents(documents(), model="mini", batch_size=3)
+    assert counts(pg) == (6, 6, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_killed_load_leaves_whole_batches(pg: psycopg.Connection) -> None:
+    with pytest.raises(OperationalError):
+        upsert_documents(killing_after(7, pg), model="mini", batch_size=3)
+    django_connection.close()
+    assert counts(pg) == (6, 6, 1)
+    assert outcome(upsert_documents(map(note, range(7)), model="mini")) == (1, 0, 6, 0)
+
+
+def killing_after(count: int, pg: psycopg.Connection) -> Iterator[Document]:
+    """Some documents, then the server process of the load is terminated."""
+    yield from map(note, range(count))
+    pid = django_connection.connection.info.backend_pid
+    pg.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+    yield note(count)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_loads_of_the_same_keys_at_once_do_not_deadlock(pg: psycopg.Connection) -> None:
+    """Each in its own order, half of the keys there before, each changing text and vector."""
+    loads, keys = 4, 120
+    upsert_documents(map(note, range(0, keys, 2)), model="mini")
+    barrier = Barrier(loads)
+
+    def load(number: int) -> int:
+        order = random.Random(number)
+        try:
+            barrier.wait(timeout=30)
+            for round_ in range(6):
+                numbers = order.sample(range(keys), keys)
+                report = upsert_documents(
+                    [note(n, [1.0, number], content=f"{number}/{round_}") for n in numbers],
+                    model="mini",
+                    batch_size=40,
+                )
+                assert report.inserted + report.updated + report.unchanged == keys
+                vectors = [DocumentVector("notes", str(n), [number, 1.0]) for n in numbers[:60]]
+                upsert_embeddings(vectors, model="mini", batch_size=30)
+            return report.refused
+        finally:
+            connections.close_all()
+
+    assert _at_once(load, loads) == [0] * loads
+    assert counts(pg) == (keys, keys, 1)
+    assert _statistics(pg)["mini"] == (2, keys, keys, 0, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_vectors_loaded_during_a_change_of_owner_get_the_new_one(connect: Connect) -> None:
+    staff, observer = connect(autocommit=False), connect()
+    upsert_documents([note(1, user_id=1)], model="mini")
+    staff.execute("UPDATE search_documents SET user_id = 2")
+    started: Queue[int] = Queue()
+
+    def load() -> None:
+        django_connection.ensure_connection()
+        started.put(django_connection.connection.info.backend_pid)
+        try:
+            upsert_embeddings([DocumentVector("notes", "1", [1, 0, 0])], model="large")
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as thread:
+        loading = thread.submit(load)
+        wait_until_blocked(observer, started.get(timeout=30))
+        staff.commit()
+        loading.result(timeout=30)
+
+    assert _owners(observer) == {"mini": 2, "large": 2}
+
+
+# --- out again ----------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_source_is_deleted_with_its_vectors(pg: psycopg.Connection) -> None:
+    upsert_documents([note(1), note(1, chunk_index=1), note(1, source_table="essays")], model="m")
+
+    assert delete_source("notes") == 2
+    assert delete_source("notes") == 0
+    assert pg.execute("SELECT source_table FROM embeddings").fetchall() == [("essays",)]
+    assert counts(pg) == (1, 1, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_source_is_pruned_to_what_it_still_has(pg: psycopg.Connection) -> None:
+    upsert_documents(
+        [*map(note, range(6)), note(1, chunk_index=1), note(9, source_table="essays")], model="m"
+    )
+
+    assert prune_source("notes", (str(n) for n in (1, 4, 4, 77))) == 4
+
+    rows = pg.execute(
+        "SELECT source_table, source_id, chunk_index FROM embeddings ORDER BY 1, 2, 3"
+    )
+    assert rows.fetchall() == [
+        ("essays", "9", 0),
+        ("notes", "1", 0),
+        ("notes", "1", 1),
+        ("notes", "4", 0),
     ]
+    assert prune_source("notes", []) == 3
 
-    assert outcome(upsert_documents(iter(documents), model="mini")) == (2, 0, 0, 0)
 
-    hashes = {("1", chunk): content_hash("Note 1", "Wings flutter.") for chunk in (0, 1)}
-    assert stored_hashes("notes", "mini") == hashes
-    assert stored_hashes("notes", "large") == stored_hashes("essays", "mini") == {}
-    assert pg.execute(
-        "SELECT metadata, user_id, tags, language FROM search_documents ORDER BY chunk_index"
-    ).fetchall() == [({"k": [1, "é"]}, 7, ["a", "b"], "simple"), ({}, None, [], "english")]
+@pytest.mark.django_db(transaction=True)
+def test_pruning_by_a_list_that_cannot_be_read_deletes_nothing(pg: psycopg.Connection) -> None:
+    upsert_documents(map(note, range(3)), model="m")
 
-    with unwritten(pg):
-        assert outcome(upsert_documents(documents, model="mini")) == (0, 0, 2, 0)
+    def keep() -> Iterator[str]:
+        yield "1"
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        prune_source("notes", keep())
+    for bad in ("\0", "\ud800", 1):
+        with pytest.raises(InvalidArgument):
+            prune_source("notes", ["1", bad])  # type: ignore[list-item]
+    assert counts(pg) == (3, 3, 1)
+
+
+# --- beside an index ----------------------------------------------------------------
+
+
+NEAREST = "SELECT source_id FROM similarity_search('[1,0,0,0,0,0]', match_count => 3)"
+
+
+def nearest(pg: psycopg.Connection) -> list[str]:
+    return [key for (key,) in pg.execute(NEAREST)]
+
+
+def _directions(count: int) -> list[list[float]]:
+    source = random.Random(1)
+    vectors = [[source.gauss() for _ in range(6)] for _ in range(count)]
+    return sorted(vectors, key=lambda vector: -vector[0] / math.hypot(*vector))
+
+
+#: At random, in the order of their nearness to the query above. No clusters: a graph
+#: may lose its way to one.
+DIRECTIONS = _directions(4000)
+
+
+def around(number: int) -> Document:
+    """A document whose vector is the nearer to the query the smaller its number."""
+    return note(number, DIRECTIONS[number])
+
+
+def odd(count: int) -> Iterator[Document]:
+    return (around(2 * n + 1) for n in range(count))
+
+
+def put_aside(pg: psycopg.Connection) -> int:
+    """Vectors that searches do not find yet."""
+    return int(
+        scalar(
+            pg,
+            "SELECT count(*) FROM embeddings AS e "
+            "JOIN embedding_models AS m ON m.name = e.embedding_model "
+            "WHERE e.segment > m.visible_segment",
+        )
+    )
+
+
+@pytest.fixture
+def indexed(
+    clean_tables: None,
+    transactional_db: None,
+    pg: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> int:
+    """300 documents 0, 2, 4, … under an HNSW index; "few" vectors are 30."""
+    monkeypatch.setattr(ingest, "FEW", 10)
+    pg.execute("UPDATE search_settings SET exact_scan_max_rows = 10")
+    upsert_documents((around(2 * n) for n in range(300)), model="mini")
+    assert "HNSW" in finish_load("mini")
+    prefer_vector_index(pg)
+    return 300
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("indexed")
+class TestBesideAnIndex:
+    """What becomes of an index, and what searches see meanwhile."""
+
+    def test_searches_go_on_over_the_old_rows_until_all_are_visible_at_once(
+        self, pg: psycopg.Connection
+    ) -> None:
+        index = scalar(pg, "SELECT vector_index_name('mini')")
+        seen: list[list[str]] = []
+
+        def documents() -> Iterator[Document]:
+            for document in odd(300):
+                seen.append(nearest(pg))
+                yield document
+            assert put_aside(pg) == 300
+            assert index in indexes_used(pg, NEAREST, [])
+
+        report = upsert_documents(documents(), model="mini", index="rebuild", batch_size=100)
+
+        assert seen == [["0", "2", "4"]] * 300
+        assert outcome(report) == (300, 0, 0, 0)
+        assert "HNSW" in report.index
+        assert "600 vectors" in report.index
+        assert nearest(pg) == ["0", "1", "2"]
+        assert index in indexes_used(pg, NEAREST, [])
+        assert put_aside(pg) == 0
+
+    @pytest.mark.parametrize(
+        ("given", "options", "most_aside", "rebuilt"),
+        [
+            (200, {"index": "keep"}, 0, False),
+            (90, {"expected": 90}, 0, False),
+            (120, {"expected": 120}, 120, True),
+            (40, {"expected": 120}, 40, True),
+            (25, {"expected": 120}, 25, False),  # far fewer came than expected
+            (90, {}, 60, True),
+            (30, {}, 0, False),
+        ],
+        ids=repr,
+    )
+    def test_a_load_that_is_large_beside_the_index_is_put_aside(
+        self, pg: psycopg.Connection, given: int, options: Any, most_aside: int, rebuilt: bool
+    ) -> None:
+        """By its length if that is known, else from the 30th new vector on."""
+        aside: list[int] = []
+
+        report = upsert_documents(
+            odd(given),
+            model="mini",
+            batch_size=50,
+            progress=lambda _: aside.append(put_aside(pg)),
+            **options,
+        )
+
+        assert max(aside) == most_aside
+        assert bool(report.index) is rebuilt
+        assert put_aside(pg) == 0
+        assert nearest(pg) == ["0", "1", "2"]
+
+    def test_a_list_tells_its_length(self) -> None:
+        assert upsert_documents(list(odd(120)), model="mini").index
+        assert not upsert_documents(list(odd(120)), model="mini").index
+
+    def test_a_rebuild_publishes_what_a_killed_load_put_aside(
+        self, pg: psycopg.Connection
+    ) -> None:
+        def documents() -> Iterator[Document]:
+            yield from odd(100)
+            pid = django_connection.connection.info.backend_pid
+            pg.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+            yield from odd(100)
+
+        with pytest.raises(OperationalError):
+            upsert_documents(documents(), model="mini", index="rebuild", batch_size=40)
+        django_connection.close()
+
+        assert put_aside(pg) == 80
+        assert nearest(pg) == ["0", "2", "4"]
+        assert "380 vectors" in finish_load("mini")
+        assert nearest(pg) == ["0", "1", "2"]
+
+    def test_a_changed_vector_changes_in_place(self, pg: psycopg.Connection) -> None:
+        vector = around(1).embedding
+        assert vector is not None
+        changed = [DocumentVector("notes", "400", vector)]
+
+        report = upsert_embeddings(changed, model="mini", index="auto", expected=10_000)
+
+        assert outcome(report) == (0, 1, 0, 0)
+        assert report.index == ""
+        assert nearest(pg) == ["0", "400", "2"]
+
+    def test_a_rebuild_that_cannot_be_had_is_said_and_loses_nothing(
+        self, pg: psycopg.Connection, connect: Connect
+    ) -> None:
+        other = connect(autocommit=False)
+        other.execute("SELECT pg_advisory_xact_lock(1129533001)")
+
+        with pytest.raises(RebuildInProgress, match="All rows are stored"):
+            upsert_documents(odd(120), model="mini", index="rebuild")
+
+        assert counts(pg)[1] == 420
+        other.rollback()
+        finish_load("mini")
+        assert nearest(pg) == ["0", "1", "2"]
+
+    def test_who_does_not_own_the_tables_cannot_rebuild(self, pg: psycopg.Connection) -> None:
+        with transaction.atomic(), django_connection.cursor() as cursor:
+            cursor.execute("CREATE ROLE loader")
+            cursor.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO loader")
+            cursor.execute("GRANT ALL ON ALL FUNCTIONS IN SCHEMA public TO loader")
+            cursor.execute("SET LOCAL ROLE loader")
+            with pytest.raises(InvalidArgument, match="Only the owner"):
+                upsert_documents(odd(120), model="mini", index="rebuild")
+            report = upsert_documents(list(odd(120)), model="mini")
+            assert outcome(report) == (120, 0, 0, 0)
+            assert report.index == ""
+            transaction.set_rollback(True)
+        assert counts(pg)[1] == 300
+
+
+@pytest.mark.django_db(transaction=True)
+def test_without_an_index_nothing_is_put_aside(pg: psycopg.Connection) -> None:
+    finished: list[int] = []
+
+    report = upsert_documents(
+        odd(50),
+        model="mini",
+        index="rebuild",
+        batch_size=20,
+        progress=lambda _: finished.append(put_aside(pg)),
+    )
+
+    assert finished == [0, 0, 0]
+    assert "exact scan" in report.index
+    assert upsert_documents(list(odd(1500)), model="mini").index == ""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_index_of_before_segments_serves_until_it_is_rebuilt(
+    pg: psycopg.Connection, indexed: int
+) -> None:
+    name = scalar(pg, "SELECT vector_index_name('mini')")
+    pg.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier(name)))
+    pg.execute(
+        sql.SQL(
+            "CREATE INDEX {} ON embeddings "
+            "USING hnsw ((embedding::halfvec(6)) halfvec_cosine_ops) "
+            "WHERE embedding_model = 'mini'"
+        ).format(sql.Identifier(name))
+    )
+
+    assert name in indexes_used(pg, NEAREST, [])
+    assert nearest(pg) == ["0", "2", "4"]

@@ -13,6 +13,9 @@ CREATE FUNCTION public.embeddings_check_inserted()
 RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = public, pg_temp
+-- A look at each document by its key; a hash join would read them all.
+SET enable_hashjoin = off
+SET enable_mergejoin = off
 AS $$
 DECLARE
     _unfit record;
@@ -43,6 +46,8 @@ BEGIN
             (d.source_table, d.source_id, d.chunk_index, d.user_id, d.metadata) AS differs
         FROM written AS w
         INNER JOIN search_documents AS d ON d.id = w.document_id
+        -- Or the comparison would be made first, and only what differs be locked.
+        OFFSET 0
         FOR SHARE OF d
     ) AS l
     WHERE l.differs;

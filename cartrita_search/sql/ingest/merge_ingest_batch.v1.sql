@@ -31,17 +31,21 @@ CREATE FUNCTION public.merge_ingest_batch(
 RETURNS TABLE (inserted integer, updated integer, new_vectors integer, missing integer [])
 LANGUAGE plpgsql
 SET search_path = public, pg_temp
--- A batch is a fraction of the tables, whose rows are to be looked up by their keys;
--- of the temporary table no statistics are there to tell the planner so.
+-- Rows of the tables are to be looked up by their keys, one for each of the batch: the
+-- planner, which knows nothing of the temporary table, would read all of them.
 SET enable_seqscan = off
+SET enable_hashjoin = off
 SET enable_mergejoin = off
 SET jit = off
+-- For the vectors that embeddings_check_inserted() looks at.
+SET work_mem = '64MB'
 AS $$
 #variable_conflict use_column
 DECLARE
     _model embedding_models;
     _language CONSTANT text := default_language()::regconfig::text;
-    _new uuid [];
+    _here xid;
+    _row record;
     -- By position: whether the document, whether the vector is to be written.
     _documents boolean [];
     _vectors boolean [];
@@ -95,21 +99,28 @@ BEGIN
             ON length(v.search_vector) <= 16000
         ORDER BY b.position
         ON CONFLICT ON CONSTRAINT search_documents_source_key DO NOTHING
-        RETURNING id
+        RETURNING xmin
     )
-    SELECT coalesce(array_agg(s.id), '{}') INTO _new FROM stored AS s;
+    -- What this statement has written is told from what was there by its xmin.
+    SELECT count(*), min(s.xmin::text)::xid INTO inserted, _here FROM stored AS s;
     _ignored := set_config('cartrita_search.merging', '', true);
 
     -- One pass of locks over all that is to be changed.
-    WITH locked AS MATERIALIZED (
-        SELECT b.position, d.id, w.document, w.vector,
-            w.vector AND e.id IS NULL AS is_new_vector,
-            w.vector AND e.id IS NULL AND b.title IS NULL AS is_new
+    updated := 0;
+    new_vectors := 0;
+    SELECT array_fill(false, ARRAY[count(*)::integer]) INTO _documents FROM pg_temp.ingest_batch;
+    _vectors := _documents;
+    FOR _row IN
+        SELECT b.position, w.document, w.vector, b.title IS NULL AS vector_only,
+            e.id IS NULL AS without_vector, d.xmin IS NOT DISTINCT FROM _here AS is_new
         FROM pg_temp.ingest_batch AS b
         INNER JOIN search_documents AS d
             ON d.source_table = b.source_table AND d.source_id = b.source_id
                 AND d.chunk_index = b.chunk_index
-        LEFT JOIN embeddings AS e ON e.document_id = d.id AND e.embedding_model = _model.name
+        -- Not "=": of a new model the planner expects no rows, and might go through all
+        -- of them, by an index that begins with the model, for each document.
+        LEFT JOIN embeddings AS e
+            ON e.document_id = d.id AND e.embedding_model IS NOT DISTINCT FROM _model.name
         CROSS JOIN LATERAL (
             SELECT
                 coalesce(
@@ -134,17 +145,18 @@ BEGIN
         WHERE w.document OR w.vector
         ORDER BY b.position
         FOR NO KEY UPDATE OF d
-    )
-    SELECT
-        array_agg(coalesce(l.document, false) ORDER BY b.position),
-        array_agg(coalesce(l.vector, false) ORDER BY b.position),
-        cardinality(_new) + count(*) FILTER (WHERE l.is_new),
-        count(*) FILTER (WHERE NOT l.is_new AND n.id IS NULL),
-        count(*) FILTER (WHERE l.is_new_vector)
-    INTO _documents, _vectors, inserted, updated, new_vectors
-    FROM pg_temp.ingest_batch AS b
-    LEFT JOIN locked AS l ON l.position = b.position
-    LEFT JOIN unnest(_new) AS n (id) ON n.id = l.id;
+    LOOP
+        _documents[_row.position] := _row.document;
+        _vectors[_row.position] := _row.vector;
+        IF _row.vector AND _row.without_vector THEN
+            new_vectors := new_vectors + 1;
+        END IF;
+        IF _row.vector_only AND _row.without_vector THEN
+            inserted := inserted + 1;
+        ELSIF NOT _row.is_new THEN
+            updated := updated + 1;
+        END IF;
+    END LOOP;
 
     UPDATE search_documents AS d
     SET title = b.title,
@@ -171,7 +183,6 @@ BEGIN
         ON d.source_table = b.source_table AND d.source_id = b.source_id
             AND d.chunk_index = b.chunk_index
     WHERE _vectors[b.position]
-    ORDER BY b.position
     ON CONFLICT ON CONSTRAINT embeddings_document_model_key DO UPDATE
     SET embedding = excluded.embedding,
         content_hash = excluded.content_hash;
