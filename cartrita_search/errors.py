@@ -128,6 +128,12 @@ class PackageMissing(SearchError):
     code = "SE025"
 
 
+class ScratchDatabaseRefused(SearchError):
+    """An evaluation's own database cannot be made."""
+
+    code = "SE027"
+
+
 class EmbeddedServerError(SearchError):
     """The embedded PostgreSQL or Redis cannot be started or reached."""
 

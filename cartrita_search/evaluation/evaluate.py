@@ -1,0 +1,386 @@
+"""Putting judged queries to the searches, and a collection into a scratch database."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+import numpy as np
+from django.db import DEFAULT_DB_ALIAS, connections
+
+from ..embedders import Embedder, get_embedder
+from ..errors import InvalidArgument, InvalidWeights, search_errors
+from ..ingest import Document, upsert_documents
+from ..models import RetrievalConfig, SearchSettings
+from ..retrieval import Hit, Options, keyword_search, search, similarity_search
+from ..terminal import progress, table
+from .judgements import (
+    SOURCE,
+    Collection,
+    JudgedQuery,
+    Judgements,
+    Key,
+    read_collection,
+    read_corpus,
+    read_judgements,
+)
+from .measures import DEPTH, MEASURES, measure
+from .scratch import scratch_database
+from .weights import Array, Sweep, grid, judge, pair
+
+SEARCHES = ("vector", "keyword", "hybrid", "rrf")
+
+#: Where neither the site nor the call says otherwise; as in hybrid_search.
+DEFAULT_VECTOR_WEIGHT = 0.7
+
+#: The model of a folder's own vectors, in the scratch database.
+FOLDER_MODEL = "folder-vectors"
+
+#: Documents embedded at a time.
+_CHUNK = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How good the searches are on some judged queries."""
+
+    name: str
+    #: The database searched.
+    database: str
+    documents: int
+    model: str
+    queries: int
+    judgements: int
+    #: How many queries without a relevant document, and judgements of something unknown.
+    left_out: Mapping[str, int]
+    #: Of the hybrid searches.
+    vector_weight: float
+    #: Mean of each of `MEASURES`, by each of `SEARCHES`.
+    means: Mapping[str, Mapping[str, float]]
+    sweep: Sweep | None
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.name}: {self.documents} documents, {self.queries} judged queries, "
+            f"{self.judgements} judgements, model {self.model}",
+            *self._left_out(),
+            "",
+            table(
+                ["", *MEASURES],
+                [
+                    (
+                        f"{name} {pair(self.vector_weight)}"
+                        if name in {"hybrid", "rrf"}
+                        else name,
+                        *means.values(),
+                    )
+                    for name, means in self.means.items()
+                ],
+                right=range(1, 1 + len(MEASURES)),
+            ),
+        ]
+        if self.sweep is not None:
+            curves = [self.sweep.curve(name) for name in MEASURES]
+            marks = {self.sweep.best: "best", self.sweep.present: "present"}
+            if self.sweep.best == self.sweep.present:
+                marks[self.sweep.best] = "present, best"
+            rows = [
+                (pair(weight), *(float(curve[at]) for curve in curves), marks.get(at, ""))
+                for at, weight in enumerate(self.sweep.weights)
+            ]
+            headers = ["vector/keyword", *MEASURES, ""]
+            parts += ["", table(headers, rows, right=range(1, 4)), "", self.sweep.verdict]
+        return "\n".join(parts)
+
+    def _left_out(self) -> list[str]:
+        said = {
+            "queries": "queries without a relevant document",
+            "judgements": "judgements of an unknown query or document",
+        }
+        counted = [
+            f"{self.left_out[key]} {what}" for key, what in said.items() if self.left_out[key]
+        ]
+        return [f"Left out: {', '.join(counted)}."] if counted else []
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {
+            "name": self.name,
+            "documents": self.documents,
+            "model": self.model,
+            "queries": self.queries,
+            "judgements": self.judgements,
+            "left_out": dict(self.left_out),
+            "weights": [self.vector_weight, 1 - self.vector_weight],
+            "searches": {name: dict(means) for name, means in self.means.items()},
+            "sweep": None if self.sweep is None else self.sweep.as_dict(),
+        }
+
+
+def evaluate_collection(
+    folder: Path,
+    *,
+    weights: tuple[float, float] | None = None,
+    sweep: bool = False,
+    seed: int = 0,
+    keep: bool = False,
+    using: str = DEFAULT_DB_ALIAS,
+    stream: TextIO = sys.stderr,
+) -> Evaluation:
+    """Measure the searches on a BEIR-style folder (see `read_collection`).
+
+    The folder goes into a scratch database (see `scratch_database`) on the server of
+    `using`, whose own documents are neither read nor touched. It gets an index and
+    statistics as any corpus of its size. Without vectors of its own it is embedded by
+    the configured embedder. `weights` are vector's and keyword's; by default the
+    site's active `RetrievalConfig`, else 0.7 and 0.3. Progress goes to `stream`.
+
+    Raises a `SearchError` for what cannot be evaluated; the scratch database is
+    dropped then too.
+    """
+    with search_errors():
+        vector_weight = _vector_weight(weights, using)
+        collection = read_collection(folder)
+        _require_enough(collection.judgements, sweep)
+        embedder = get_embedder() if collection.query_vectors is None else None
+        with scratch_database(using, keep=keep) as scratch:
+            _load(collection, embedder, scratch, stream)
+            vectors: Iterable[Sequence[float]]
+            if embedder is None:
+                vectors = cast("Any", collection.query_vectors)
+            else:
+                vectors = _query_vectors(embedder, collection.judgements)
+            return _evaluate(
+                folder.resolve().name,
+                collection.judgements,
+                vectors,
+                FOLDER_MODEL if embedder is None else embedder.name,
+                _Run(vector_weight, sweep, seed, scratch, stream),
+            )
+
+
+def evaluate_live(
+    judgements: Path,
+    *,
+    weights: tuple[float, float] | None = None,
+    sweep: bool = False,
+    seed: int = 0,
+    using: str = DEFAULT_DB_ALIAS,
+    stream: TextIO = sys.stderr,
+) -> Evaluation:
+    """Measure the searches on the documents of `using` by a file (see `read_judgements`).
+
+    Only searches run: nothing is written. Queries are embedded by the configured
+    embedder and put to its model. A query with a user searches what that person may
+    see, with the similarity threshold of their `RetrievalConfig`, but with the weights
+    that are evaluated. Other arguments as for `evaluate_collection`.
+
+    A judgement without ``chunk_index`` is about the whole source row: the best of its
+    chunks counts, and the others are passed over.
+    """
+    with search_errors():
+        vector_weight = _vector_weight(weights, using)
+        judged = read_judgements(judgements, using)
+        _require_enough(judged, sweep)
+        embedder = get_embedder()
+        return _evaluate(
+            judgements.name,
+            judged,
+            _query_vectors(embedder, judged),
+            embedder.name,
+            _Run(vector_weight, sweep, seed, using, stream),
+        )
+
+
+# --- A collection into the scratch database -----------------------------------
+
+
+def _load(collection: Collection, embedder: Embedder | None, using: str, stream: TextIO) -> None:
+    """Store the corpus, then build what a corpus of its size has in production."""
+    with progress(collection.documents, "Loading", stream) as advance:
+        upsert_documents(
+            _documents(collection, embedder),
+            model=FOLDER_MODEL if embedder is None else embedder.name,
+            on_error="raise",
+            index="keep",
+            expected=collection.documents,
+            progress=advance,
+            using=using,
+        )
+    with connections[using].cursor() as cursor:
+        # This refreshes the keyword statistics as well.
+        cursor.execute("SELECT rebuild_vector_indexes()")
+        cursor.execute("VACUUM (ANALYZE) search_documents, embeddings, keyword_statistics")
+
+
+def _documents(collection: Collection, embedder: Embedder | None) -> Iterator[Document]:
+    corpus = read_corpus(collection.folder)
+    while chunk := list(islice(corpus, _CHUNK)):
+        vectors: Any
+        if embedder is not None:
+            vectors = embedder.embed_documents([f"{doc.title}\n{doc.text}" for doc in chunk])
+        else:
+            rows = [collection.rows[doc.id] for doc in chunk]
+            vectors = np.asarray(cast("Any", collection.document_vectors)[rows], np.float32)
+        for doc, vector in zip(chunk, vectors, strict=True):
+            yield Document(SOURCE, doc.id, doc.title, doc.text, vector)
+
+
+# --- Searching ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What an evaluation does with its queries, and where."""
+
+    vector_weight: float
+    sweep: bool
+    seed: int
+    using: str
+    stream: TextIO
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What both legs propose for a query, each candidate with both its exact scores.
+
+    That is all that a ranking by any weights takes: the arithmetic of hybrid_search,
+    done here, instead of a search for each weight.
+    """
+
+    #: In the order of the documents' ids, which break ties.
+    keys: list[Key]
+    cosine: Array
+    #: Divided by the highest.
+    bm25: Array
+    #: The rankings of one leg alone, by vector weight 0 and 1.
+    alone: dict[float, list[Key]]
+
+    @classmethod
+    def fetch(cls, query: JudgedQuery, vector: Sequence[float], options: Options) -> Candidates:
+        """By one search for each leg, ``options["limit"]`` being the candidates of each."""
+        legs = {
+            weight: search(query.text, vector=vector, vector_weight=weight, **options)
+            for weight in (0.0, 1.0)
+        }
+        hits = {hit.id: hit for leg in legs.values() for hit in leg}
+        union = [hits[key] for key in sorted(hits)]
+        bm25 = np.array([hit.keyword_score or 0.0 for hit in union])
+        return cls(
+            [_key(hit, query) for hit in union],
+            np.array([hit.vector_similarity or 0.0 for hit in union]),
+            bm25 / bm25.max() if bm25.any() else bm25,
+            {weight: [_key(hit, query) for hit in leg] for weight, leg in legs.items()},
+        )
+
+    def ranking(self, vector_weight: float) -> list[Key]:
+        """The first `DEPTH` by these weights, as hybrid_search ranks them."""
+        if vector_weight in self.alone:
+            return _distinct(self.alone[vector_weight])
+        scores = vector_weight * self.cosine + (1 - vector_weight) * self.bm25
+        return _distinct([self.keys[at] for at in np.argsort(-scores, kind="stable")])
+
+
+def _evaluate(
+    name: str,
+    judgements: Judgements,
+    vectors: Iterable[Sequence[float]],
+    model: str,
+    run: _Run,
+) -> Evaluation:
+    queries = judgements.queries
+    weights = grid(run.vector_weight) if run.sweep else ()
+    # hybrid_search takes so many candidates of each leg for DEPTH results.
+    pool = max(4 * DEPTH, SearchSettings.objects.using(run.using).get().candidate_pool)
+    scores = {each: np.zeros((len(SEARCHES) + len(weights), len(queries))) for each in MEASURES}
+    with progress(len(queries), "Searching", run.stream) as advance:
+        for column, (query, vector) in enumerate(zip(queries, vectors, strict=True)):
+            options: Options = {"user": query.user, "model": model, "using": run.using}
+            rankings = _rankings(query, vector, run.vector_weight, {**options, "limit": DEPTH})
+            if run.sweep:
+                candidates = Candidates.fetch(query, vector, {**options, "limit": pool})
+                rankings += [candidates.ranking(weight) for weight in weights]
+            grades = [cast("Mapping[Hashable, int]", query.grades)] * len(rankings)
+            for each, values in measure(rankings, grades).items():
+                scores[each][:, column] = values
+            advance(1)
+
+    swept = {each: values[len(SEARCHES) :] for each, values in scores.items()}
+    with connections[run.using].cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM search_documents")
+        (documents,) = cursor.fetchone()
+    return Evaluation(
+        name=name,
+        database=str(connections[run.using].settings_dict["NAME"]),
+        documents=documents,
+        model=model,
+        queries=len(queries),
+        judgements=judgements.count,
+        left_out=judgements.left_out,
+        vector_weight=run.vector_weight,
+        means={
+            name: {each: float(scores[each][row].mean()) for each in MEASURES}
+            for row, name in enumerate(SEARCHES)
+        },
+        sweep=judge(weights, swept, run.vector_weight, run.seed) if run.sweep else None,
+    )
+
+
+def _rankings(
+    query: JudgedQuery, vector: Sequence[float], vector_weight: float, options: Options
+) -> list[list[Key]]:
+    """What each of `SEARCHES` answers, as an application would ask it."""
+    return [
+        _distinct([_key(hit, query) for hit in hits])
+        for hits in (
+            similarity_search(vector, **options),
+            keyword_search(query.text, **options),
+            search(query.text, vector=vector, vector_weight=vector_weight, **options),
+            search(
+                query.text, vector=vector, vector_weight=vector_weight, fusion="rrf", **options
+            ),
+        )
+    ]
+
+
+def _key(hit: Hit, query: JudgedQuery) -> Key:
+    """What a judgement on this hit would name: the chunk if that was judged, else its row."""
+    chunk = Key(hit.source_table, hit.source_id, hit.chunk_index)
+    return chunk if chunk in query.grades else chunk._replace(chunk_index=None)
+
+
+def _distinct(keys: Sequence[Key]) -> list[Key]:
+    return list(dict.fromkeys(keys[:DEPTH]))
+
+
+def _query_vectors(embedder: Embedder, judgements: Judgements) -> Iterator[Sequence[float]]:
+    return (embedder.embed_query(query.text) for query in judgements.queries)
+
+
+# --- Arguments ----------------------------------------------------------------
+
+
+def _vector_weight(weights: tuple[float, float] | None, using: str) -> float:
+    if weights is None:
+        site = RetrievalConfig.objects.using(using).filter(user=None, is_active=True).first()
+        return DEFAULT_VECTOR_WEIGHT if site is None else site.vector_weight
+    if not all(0 <= weight <= 1 for weight in weights) or abs(sum(weights) - 1) > 1e-6:
+        raise InvalidWeights(
+            f"Weights must each be in [0, 1] and sum to 1; they are {weights[0]} and "
+            f"{weights[1]}.",
+            "Nothing was evaluated.",
+        )
+    return weights[0]
+
+
+def _require_enough(judgements: Judgements, sweep: bool) -> None:
+    if sweep and len(judgements.queries) < 2:
+        raise InvalidArgument(
+            "A sweep compares weights over several queries; there is one with a relevant "
+            "document.",
+            "Nothing was evaluated. Judge more queries, some fifty at least.",
+        )
