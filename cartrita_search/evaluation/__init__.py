@@ -12,7 +12,15 @@ from ..errors import PackageMissing
 
 try:
     from .evaluate import Evaluation, evaluate_collection, evaluate_live
-    from .judgements import JudgedQuery, Key, read_corpus, read_qrels, read_queries, read_vectors
+    from .judgements import (
+        CorpusDocument,
+        JudgedQuery,
+        Key,
+        read_corpus,
+        read_qrels,
+        read_queries,
+        read_vectors,
+    )
     from .measures import MEASURES, measure
     from .plot import check_plot, draw
 except ImportError as error:
@@ -23,6 +31,7 @@ except ImportError as error:
 
 __all__ = [
     "MEASURES",
+    "CorpusDocument",
     "Evaluation",
     "JudgedQuery",
     "Key",

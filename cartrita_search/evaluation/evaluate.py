@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..errors import InvalidArgument, InvalidWeights, search_errors
 from ..ingest import Document, upsert_documents
 from ..models import RetrievalConfig, SearchSettings
 from ..retrieval import Hit, Options, keyword_search, search, similarity_search
-from ..terminal import progress, table
+from ..terminal import WIDTH, progress, table
 from .judgements import (
     SOURCE,
     Collection,
@@ -93,7 +94,12 @@ class Evaluation:
                 for at, weight in enumerate(self.sweep.weights)
             ]
             headers = ["vector/keyword", *MEASURES, ""]
-            parts += ["", table(headers, rows, right=range(1, 4)), "", self.sweep.verdict]
+            parts += [
+                "",
+                table(headers, rows, right=range(1, 4)),
+                "",
+                textwrap.fill(self.sweep.verdict, WIDTH),
+            ]
         return "\n".join(parts)
 
     def _left_out(self) -> list[str]:
@@ -145,7 +151,7 @@ def evaluate_collection(
     with search_errors():
         vector_weight = _vector_weight(weights, using)
         collection = read_collection(folder)
-        _require_enough(collection.judgements, sweep)
+        _check(collection.judgements, sweep, seed)
         embedder = get_embedder() if collection.query_vectors is None else None
         with scratch_database(using, keep=keep) as scratch:
             _load(collection, embedder, scratch, stream)
@@ -185,7 +191,7 @@ def evaluate_live(
     with search_errors():
         vector_weight = _vector_weight(weights, using)
         judged = read_judgements(judgements, using)
-        _require_enough(judged, sweep)
+        _check(judged, sweep, seed)
         embedder = get_embedder()
         return _evaluate(
             judgements.name,
@@ -304,8 +310,7 @@ def _evaluate(
             if run.sweep:
                 candidates = Candidates.fetch(query, vector, {**options, "limit": pool})
                 rankings += [candidates.ranking(weight) for weight in weights]
-            grades = [cast("Mapping[Hashable, int]", query.grades)] * len(rankings)
-            for each, values in measure(rankings, grades).items():
+            for each, values in measure(rankings, [query.grades] * len(rankings)).items():
                 scores[each][:, column] = values
             advance(1)
 
@@ -377,10 +382,11 @@ def _vector_weight(weights: tuple[float, float] | None, using: str) -> float:
     return weights[0]
 
 
-def _require_enough(judgements: Judgements, sweep: bool) -> None:
+def _check(judgements: Judgements, sweep: bool, seed: int) -> None:
+    if seed < 0:
+        raise InvalidArgument(f"The seed must be 0 or more, not {seed}.", "Nothing was evaluated.")
     if sweep and len(judgements.queries) < 2:
         raise InvalidArgument(
-            "A sweep compares weights over several queries; there is one with a relevant "
-            "document.",
+            "A sweep compares weights over several queries, and only one has a relevant document.",
             "Nothing was evaluated. Judge more queries, some fifty at least.",
         )

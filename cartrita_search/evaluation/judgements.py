@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
@@ -25,6 +26,11 @@ from numpy.typing import NDArray
 from ..errors import UnreadableInput, search_errors
 
 _NOTHING_DONE = "Nothing was evaluated."
+
+_NEVER_TEXT = re.compile("[\x00\ud800-\udfff]")
+
+#: trec_eval counts the documents of each grade, so its memory grows with the highest.
+MAX_GRADE = 1000
 
 #: `source_table` of a folder's documents.
 SOURCE = "evaluation"
@@ -308,9 +314,11 @@ def read_judgements(path: Path, using: str) -> Judgements:
             _id(where, record, "source_id"),
             None if chunk is None else int(chunk),
         )
-        person = None if user in (None, "") else user_id(str(user))
-        if person is None and user not in (None, ""):
-            raise UnreadableInput(f"{where}: there is no user {user!r}.", _NOTHING_DONE)
+        person = None
+        if user not in (None, ""):
+            person = user_id(_id(where, record, "user"), using)
+            if person is None:
+                raise UnreadableInput(f"{where}: there is no user {user!r}.", _NOTHING_DONE)
         text = _text(where, record, "query")
         _judge(where, grades.setdefault((text, person), {}), key, record.get("grade"))
 
@@ -352,8 +360,8 @@ def _unknown(keys: set[Key], using: str) -> set[Key]:
         return {ordered[position - 1] for (position,) in cursor.fetchall()}
 
 
-def _user_id(name_or_id: str) -> int | None:
-    users = get_user_model()._default_manager
+def _user_id(name_or_id: str, using: str) -> int | None:
+    users = get_user_model()._default_manager.using(using)
     user = users.filter(**{get_user_model().USERNAME_FIELD: name_or_id}).first()
     if user is None and name_or_id.isdecimal():
         user = users.filter(pk=name_or_id).first()
@@ -409,19 +417,26 @@ def _id(where: str, record: dict[str, Any], name: str) -> str:
     value = record.get(name)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         raise UnreadableInput(f'{where}: there is no id under "{name}".', _NOTHING_DONE)
-    return str(value)
+    return _text(where, {name: str(value)}, name)
 
 
 def _text(where: str, record: dict[str, Any], name: str) -> str:
     value = record.get(name)
     if not isinstance(value, str):
         raise UnreadableInput(f'{where}: there is no text under "{name}".', _NOTHING_DONE)
+    if _NEVER_TEXT.search(value):
+        raise UnreadableInput(
+            f'{where}: "{name}" holds NUL or half a surrogate pair, which no text can.',
+            _NOTHING_DONE,
+        )
     return value
 
 
 def _judge(where: str, judged: dict[Any, int], key: Any, grade: Any) -> None:
-    if not _is_whole(grade):
-        raise UnreadableInput(f"{where}: the grade is not a whole number.", _NOTHING_DONE)
+    if not _is_whole(grade) or int(grade) > MAX_GRADE:
+        raise UnreadableInput(
+            f"{where}: the grade is not a whole number up to {MAX_GRADE}.", _NOTHING_DONE
+        )
     if judged.setdefault(key, int(grade)) != int(grade):
         raise UnreadableInput(
             f"{where}: this document was graded {judged[key]} for this query before.",
@@ -430,9 +445,10 @@ def _judge(where: str, judged: dict[Any, int], key: Any, grade: Any) -> None:
 
 
 def _is_whole(value: object) -> bool:
-    if isinstance(value, str):
-        return value.strip().lstrip("+-").isdecimal()
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether int() takes it, and PostgreSQL's integer too."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        return False
+    return re.fullmatch(r"[+-]?\d{1,9}", str(value)) is not None
 
 
 def _reason(error: Exception) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import ir_measures
 import numpy as np
 from numpy.typing import NDArray
+
+#: What names a document.
+K = TypeVar("K", bound=Hashable)
 
 #: Normalised discounted cumulative gain of the first ten, the gain of a document
 #: being its grade (Jaervelin and Kekaelaeinen 2002); the share of the relevant documents
@@ -19,7 +23,7 @@ DEPTH = 100
 
 
 def measure(
-    rankings: Sequence[Sequence[Hashable]], grades: Sequence[Mapping[Hashable, int]]
+    rankings: Sequence[Sequence[K]], grades: Sequence[Mapping[K, int]]
 ) -> dict[str, NDArray[np.float64]]:
     """Each of `MEASURES`, in [0, 1], for every query: `rankings` best first, beside `grades`.
 
@@ -31,7 +35,7 @@ def measure(
     qrels: dict[str, dict[str, int]] = {}
     run: dict[str, dict[str, float]] = {}
     for position, (found, judged) in enumerate(zip(rankings, grades, strict=True)):
-        names: dict[Hashable, str] = {}
+        names: dict[K, str] = {}
         qrels[str(position)] = {
             names.setdefault(document, str(len(names))): max(0, grade)
             for document, grade in judged.items()

@@ -47,7 +47,7 @@ def draw(sweep: Sweep, name: str, path: Path) -> None:
             color=BLUE,
             alpha=0.15,
             linewidth=0,
-            label="95 % of the difference to the present",
+            label="95 % interval of the difference to the present",
         )
         axes.plot(sweep.weights, curve, color=BLUE, marker=".", label=f"mean {DECIDING}")
         axes.axhline(curve[sweep.present], color=BLACK, linewidth=0.8, linestyle=":")

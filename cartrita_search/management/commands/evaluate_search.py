@@ -66,15 +66,17 @@ class Command(BaseCommand):
                 outcome = evaluation.evaluate_collection(folder, keep=options["keep"], **chosen)
             else:
                 outcome = evaluation.evaluate_live(options["live"], **chosen)
+            self.stdout.write(
+                json.dumps(outcome.as_dict(), indent=2) if options["json"] else str(outcome)
+            )
             if plot is not None and outcome.sweep is not None:
                 evaluation.draw(outcome.sweep, outcome.name, plot)
         except SearchError as error:
             raise CommandError(str(error)) from error
+        except OSError as error:
+            raise CommandError(f"{error.filename}: {error.strerror}.") from error
         except KeyboardInterrupt as error:
             raise CommandError("Interrupted; nothing is left behind.", returncode=130) from error
-        self.stdout.write(
-            json.dumps(outcome.as_dict(), indent=2) if options["json"] else str(outcome)
-        )
         if folder is not None and options["keep"]:
             self.stderr.write(f"Kept: the database {outcome.database}.")
 
