@@ -737,6 +737,20 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, text: str, messa
         read_judgements(judgements, "default")
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("library")
+def test_the_judgements_in_the_documentation_can_be_read(
+    pg: psycopg.Connection, tmp_path: Path
+) -> None:
+    page = (settings.BASE_DIR / "docs" / "weights.md").read_text(encoding="utf-8")
+    judgements = tmp_path / "judged.jsonl"
+    judgements.write_text(page.split("```json\n")[1].split("```")[0])
+    for name in ("shutil.copytree", "shutil.copy", "zipfile.ZipFile.extractall"):
+        upsert(pg, name, [1, 0], Embedder.name, source_table="python_stdlib")
+    read = read_judgements(judgements, "default")
+    assert (len(read.queries), read.count, read.left_out["judgements"]) == (2, 3, 0)
+
+
 # --- The curve --------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from ..embedders import Embedder, get_embedder
 from ..errors import InvalidArgument, InvalidWeights, search_errors
-from ..ingest import Document, upsert_documents
+from ..ingest import Document, finish_load, upsert_documents
 from ..models import RetrievalConfig, SearchSettings
 from ..retrieval import Hit, Options, keyword_search, search, similarity_search
 from ..terminal import WIDTH, progress, table
@@ -207,20 +207,17 @@ def evaluate_live(
 
 def _load(collection: Collection, embedder: Embedder | None, using: str, stream: TextIO) -> None:
     """Store the corpus, then build what a corpus of its size has in production."""
+    model = FOLDER_MODEL if embedder is None else embedder.name
     with progress(collection.documents, "Loading", stream) as advance:
         upsert_documents(
             _documents(collection, embedder),
-            model=FOLDER_MODEL if embedder is None else embedder.name,
+            model=model,
             on_error="raise",
             index="keep",
-            expected=collection.documents,
             progress=advance,
             using=using,
         )
-    with connections[using].cursor() as cursor:
-        # This refreshes the keyword statistics as well.
-        cursor.execute("SELECT rebuild_vector_indexes()")
-        cursor.execute("VACUUM (ANALYZE) search_documents, embeddings, keyword_statistics")
+    finish_load(model, using=using)
 
 
 def _documents(collection: Collection, embedder: Embedder | None) -> Iterator[Document]:
@@ -255,7 +252,9 @@ class Candidates:
     """What both legs propose for a query, each candidate with both its exact scores.
 
     That is all that a ranking by any weights takes: the arithmetic of hybrid_search,
-    done here, instead of a search for each weight.
+    done here, instead of a search for each weight. (Quoted phrases and -negations
+    restrict the vector leg among its candidates, of which a search for fewer results
+    has fewer: only there may a ranking differ, far down.)
     """
 
     #: In the order of the documents' ids, which break ties.
