@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -121,7 +121,7 @@ class Evaluation:
             "queries": self.queries,
             "judgements": self.judgements,
             "left_out": dict(self.left_out),
-            "weights": [self.vector_weight, 1 - self.vector_weight],
+            "weights": [self.vector_weight, round(1 - self.vector_weight, 9)],
             "searches": {name: dict(means) for name, means in self.means.items()},
             "sweep": None if self.sweep is None else self.sweep.as_dict(),
         }
@@ -135,7 +135,7 @@ def evaluate_collection(
     seed: int = 0,
     keep: bool = False,
     using: str = DEFAULT_DB_ALIAS,
-    stream: TextIO = sys.stderr,
+    stream: TextIO | None = None,
 ) -> Evaluation:
     """Measure the searches on a BEIR-style folder (see `read_collection`).
 
@@ -143,11 +143,12 @@ def evaluate_collection(
     `using`, whose own documents are neither read nor touched. It gets an index and
     statistics as any corpus of its size. Without vectors of its own it is embedded by
     the configured embedder. `weights` are vector's and keyword's; by default the
-    site's active `RetrievalConfig`, else 0.7 and 0.3. Progress goes to `stream`.
+    site's active `RetrievalConfig`, else 0.7 and 0.3. Progress goes to `stream`, by default stderr.
 
     Raises a `SearchError` for what cannot be evaluated; the scratch database is
     dropped then too.
     """
+    stream = stream or sys.stderr
     with search_errors():
         vector_weight = _vector_weight(weights, using)
         collection = read_collection(folder)
@@ -176,7 +177,7 @@ def evaluate_live(
     sweep: bool = False,
     seed: int = 0,
     using: str = DEFAULT_DB_ALIAS,
-    stream: TextIO = sys.stderr,
+    stream: TextIO | None = None,
 ) -> Evaluation:
     """Measure the searches on the documents of `using` by a file (see `read_judgements`).
 
@@ -188,6 +189,7 @@ def evaluate_live(
     A judgement without ``chunk_index`` is about the whole source row: the best of its
     chunks counts, and the others are passed over.
     """
+    stream = stream or sys.stderr
     with search_errors():
         vector_weight = _vector_weight(weights, using)
         judged = read_judgements(judgements, using)
@@ -208,19 +210,22 @@ def evaluate_live(
 def _load(collection: Collection, embedder: Embedder | None, using: str, stream: TextIO) -> None:
     """Store the corpus, then build what a corpus of its size has in production."""
     model = FOLDER_MODEL if embedder is None else embedder.name
-    with progress(collection.documents, "Loading", stream) as advance:
+    label = "Loading" if embedder is None else f"Embedding with {model}"
+    with progress(collection.documents, label, stream) as advance:
+        # Told by chunk: embedding a batch of upsert_documents takes minutes.
         upsert_documents(
-            _documents(collection, embedder),
+            _documents(collection, embedder, advance),
             model=model,
             on_error="raise",
             index="keep",
-            progress=advance,
             using=using,
         )
     finish_load(model, using=using)
 
 
-def _documents(collection: Collection, embedder: Embedder | None) -> Iterator[Document]:
+def _documents(
+    collection: Collection, embedder: Embedder | None, advance: Callable[[int], object]
+) -> Iterator[Document]:
     corpus = read_corpus(collection.folder)
     while chunk := list(islice(corpus, _CHUNK)):
         vectors: Any
@@ -231,6 +236,7 @@ def _documents(collection: Collection, embedder: Embedder | None) -> Iterator[Do
             vectors = np.asarray(cast("Any", collection.document_vectors)[rows], np.float32)
         for doc, vector in zip(chunk, vectors, strict=True):
             yield Document(SOURCE, doc.id, doc.title, doc.text, vector)
+        advance(len(chunk))
 
 
 # --- Searching ----------------------------------------------------------------

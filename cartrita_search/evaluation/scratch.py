@@ -35,8 +35,8 @@ def scratch_database(using: str, *, keep: bool = False) -> Iterator[str]:
     """Yield the alias of a new database on the server of `using`, migrated and empty.
 
     It is named like that of `using` with ``_evaluation`` behind, has the same
-    `SearchSettings`, and is dropped at the end, or with `keep` only after an error or
-    Ctrl-C. One that a killed evaluation left behind, or a kept one, is replaced.
+    `SearchSettings`, and is dropped at the end, after an error and Ctrl-C too. `keep`
+    leaves it if all went well. What a killed evaluation left, or a kept one, is replaced.
 
     Raises `ScratchDatabaseRefused` if the role may not create a database, another
     evaluation is at work, or pgvector cannot be had.
@@ -44,8 +44,11 @@ def scratch_database(using: str, *, keep: bool = False) -> Iterator[str]:
     settings = SearchSettings.objects.using(using).get()
     server = connections.create_connection(using)
     try:
-        name = f"{connections[using].settings_dict['NAME'][:50]}_evaluation"
-        _create(server, name)
+        with server.cursor() as cursor:
+            cursor.execute("SELECT current_database(), current_user")
+            database, role = cursor.fetchone()
+        name = f"{database[:50]}_evaluation"
+        _create(server, name, role)
         finished = False
         try:
             _connect(using, name)
@@ -61,7 +64,7 @@ def scratch_database(using: str, *, keep: bool = False) -> Iterator[str]:
         server.close()
 
 
-def _create(server: BaseDatabaseWrapper, name: str) -> None:
+def _create(server: BaseDatabaseWrapper, name: str, role: str) -> None:
     with server.cursor() as cursor:
         cursor.execute(
             "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s",
@@ -80,7 +83,6 @@ def _create(server: BaseDatabaseWrapper, name: str) -> None:
         _execute(server, "COMMENT ON DATABASE {} IS {}", name, _COMMENT)
     except DatabaseError as error:
         if isinstance(error.__cause__, errors.InsufficientPrivilege):
-            role = server.settings_dict["USER"]
             raise ScratchDatabaseRefused(
                 f'The role "{role}" may not create the scratch database "{name}".',
                 f'Run as a superuser: ALTER ROLE "{role}" CREATEDB; {_ELSEWHERE}',
