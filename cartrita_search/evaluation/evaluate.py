@@ -143,7 +143,8 @@ def evaluate_collection(
     `using`, whose own documents are neither read nor touched. It gets an index and
     statistics as any corpus of its size. Without vectors of its own it is embedded by
     the configured embedder. `weights` are vector's and keyword's; by default the
-    site's active `RetrievalConfig`, else 0.7 and 0.3. Progress goes to `stream`, by default stderr.
+    site's active `RetrievalConfig`, else 0.7 and 0.3. Progress goes to `stream`, by
+    default stderr.
 
     Raises a `SearchError` for what cannot be evaluated; the scratch database is
     dropped then too.
