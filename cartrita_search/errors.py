@@ -134,6 +134,12 @@ class RerankerUnavailable(SearchError):
     code = "SE026"
 
 
+class ScratchDatabaseRefused(SearchError):
+    """An evaluation's own database cannot be made."""
+
+    code = "SE027"
+
+
 class EmbeddedServerError(SearchError):
     """The embedded PostgreSQL or Redis cannot be started or reached."""
 

@@ -20,8 +20,9 @@ import os
 import threading
 import unicodedata
 from collections import deque
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -42,6 +43,8 @@ EXIT_SECONDS = 5.0
 #: What the rows themselves are to blame for, or a table that is not there: they would
 #: be refused for ever.
 _REFUSED = (DataError, IntegrityError, ProgrammingError, TypeError, ValueError)
+
+_suspended: ContextVar[bool] = ContextVar("suspended", default=False)
 
 _COPY = """
 COPY public.search_performance_metrics (
@@ -70,14 +73,24 @@ class SearchMetric:
 
 
 def record(metric: SearchMetric) -> None:
-    """Leave a row for this search, unless RECORD_SEARCHES is off.
+    """Leave a row for this search, unless RECORD_SEARCHES is off or it is `suspended`.
 
     Waits for nothing and raises nothing of the database's. The row's metadata holds
     ``details``, ``model`` and ``zero_hits``.
     """
     settings = search_settings()
-    if settings.record_searches:
+    if settings.record_searches and not _suspended.get():
         _recorder.add(_row(metric, settings), settings)
+
+
+@contextmanager
+def suspended() -> Iterator[None]:
+    """Record none of the searches of this block: those of an evaluation are nobody's."""
+    token = _suspended.set(True)
+    try:
+        yield
+    finally:
+        _suspended.reset(token)
 
 
 def flush() -> int:

@@ -6,9 +6,7 @@ They are read where they lie; its README says what each file holds.
 
 from __future__ import annotations
 
-import gzip
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -23,6 +21,8 @@ from django.conf import settings
 from numpy.typing import NDArray
 from pgvector.psycopg import register_vector
 from psycopg import sql
+
+from cartrita_search import evaluation
 
 SHARED_DATA = Path(
     os.environ.get("CARTRITA_SHARED_DATA", settings.BASE_DIR.parent / "shared" / "data")
@@ -39,14 +39,6 @@ MODEL = "all-MiniLM-L6-v2"
 DIMENSIONS = 384
 
 
-class CollectionDocument(NamedTuple):
-    """One document of a corpus, as its collection has it."""
-
-    id: str
-    title: str
-    text: str
-
-
 class JudgedQuery(NamedTuple):
     """One query, its vector, and the grade of every document judged for it."""
 
@@ -56,12 +48,9 @@ class JudgedQuery(NamedTuple):
     grades: Mapping[str, int]
 
 
-def documents(name: str) -> Iterator[CollectionDocument]:
+def documents(name: str) -> Iterator[evaluation.CorpusDocument]:
     """The corpus in its own order, which need not be that of `document_ids`."""
-    with gzip.open(SHARED_DATA / name / "corpus.jsonl.gz", "rt", encoding="utf-8") as lines:
-        for line in lines:
-            record = json.loads(line)
-            yield CollectionDocument(record["_id"], record.get("title") or "", record["text"])
+    return evaluation.read_corpus(SHARED_DATA / name)
 
 
 @cache
@@ -78,33 +67,27 @@ def document_vectors(name: str) -> NDArray[np.float32]:
         vectors: NDArray[np.float32] = np.load(quantized).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     else:
-        vectors = np.load(SHARED_DATA / name / "corpus_emb.npy").astype(np.float32)
+        read = evaluation.read_vectors(SHARED_DATA / name, "corpus")
+        vectors = read.values.astype(np.float32)
     vectors.flags.writeable = False
     return vectors
 
 
 def queries(name: str) -> list[JudgedQuery]:
     """The queries that anything was judged for, with their vectors and grades."""
-    with (SHARED_DATA / name / "queries.jsonl").open(encoding="utf-8") as lines:
-        texts = {record["_id"]: record["text"] for record in map(json.loads, lines)}
-    vectors = np.load(SHARED_DATA / name / "query_emb.npy").astype(np.float32)
+    texts = evaluation.read_queries(SHARED_DATA / name)
+    ids, vectors = evaluation.read_vectors(SHARED_DATA / name, "query")
     grades = qrels(name)
     return [
         JudgedQuery(query_id, texts[query_id], vector, grades[query_id])
-        for query_id, vector in zip(_json(name, "query_ids.json"), vectors, strict=True)
+        for query_id, vector in zip(ids, vectors.astype(np.float32), strict=True)
         if query_id in grades
     ]
 
 
 def qrels(name: str) -> dict[str, dict[str, int]]:
     """Grades by query id and document id. Some grades are 0: judged, not relevant."""
-    grades: dict[str, dict[str, int]] = {}
-    with (SHARED_DATA / name / "qrels.tsv").open(encoding="utf-8") as lines:
-        for line in lines:
-            query_id, document_id, grade = line.split()
-            if grade.lstrip("-").isdigit():  # else the header
-                grades.setdefault(query_id, {})[document_id] = int(grade)
-    return grades
+    return evaluation.read_qrels(SHARED_DATA / name)
 
 
 def load_collection(
@@ -146,17 +129,8 @@ def load_collection(
 
 
 def ndcg_at_10(grades: Mapping[str, int], found: Sequence[str]) -> float:
-    """Normalised discounted cumulative gain of the first ten of `found`, gain = grade.
-
-    Jaervelin and Kekaelaeinen, "Cumulated gain-based evaluation of IR techniques",
-    2002, with the logarithm of rank + 1. 0 where nothing relevant is known.
-    """
-
-    def dcg(gains: Sequence[int]) -> float:
-        return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains[:10], start=1))
-
-    ideal = dcg(sorted(grades.values(), reverse=True))
-    return dcg([grades.get(document_id, 0) for document_id in found]) / ideal if ideal else 0.0
+    """nDCG@10 of one query; 0 where nothing relevant is known."""
+    return float(evaluation.measure([found], [grades])["nDCG@10"][0])
 
 
 def _json(name: str, file: str) -> Any:
