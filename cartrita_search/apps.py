@@ -1,4 +1,4 @@
-"""Start-up: register the system checks, and guard and complete ``migrate``."""
+"""Start-up: register system checks and sources, and guard and complete ``migrate``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from django.apps import AppConfig
 from django.core.management.base import CommandError
 from django.db import connections
 from django.db.models.signals import post_migrate, pre_migrate
+from django.utils.module_loading import autodiscover_modules
 
 
 class CartritaSearchConfig(AppConfig):
@@ -20,6 +21,7 @@ class CartritaSearchConfig(AppConfig):
     def ready(self) -> None:
         from . import checks  # noqa: F401 - registers itself on import
 
+        autodiscover_modules("search_sources")
         pre_migrate.connect(_require_pgvector, sender=self)
         post_migrate.connect(_grant, sender=self)
 

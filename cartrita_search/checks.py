@@ -5,6 +5,7 @@ E001   CARTRITA_SEARCH holds a wrong key or value
 E002   the database does not meet the requirements (``--database``)
 W001   pgvector is older than the version that fixed graph repair
 E003   a search database is not PostgreSQL
+E004   a registered source's model has no table (``--database``)
 =====  ================================================================
 """
 
@@ -17,9 +18,9 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
-from django.db import connections
+from django.db import connections, router
 
-from . import conf, db
+from . import conf, db, sources
 
 
 @register("cartrita_search")
@@ -66,3 +67,23 @@ def check_database(
                 )
             )
     return found
+
+
+@register(Tags.database)
+def check_sources(
+    app_configs: Sequence[AppConfig] | None,
+    databases: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> list[CheckMessage]:
+    """E004: the rows that ``sync_documents`` is to read are somewhere."""
+    return [
+        Error(
+            f"The source '{source.source_table}' has no table "
+            f"'{source.model._meta.db_table}' in database '{alias}'.",
+            hint="Run: manage.py migrate. Or take its register_source() away.",
+            id="cartrita_search.E004",
+        )
+        for alias in databases or ()
+        for source in sources.sources_without_table(connections[alias])
+        if router.allow_migrate_model(alias, source.model)
+    ]

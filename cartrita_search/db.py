@@ -243,6 +243,7 @@ _TABLE_PRIVILEGES = {
     # refresh_keyword_statistics belongs to loading.
     "keyword_statistics": "SELECT, INSERT, UPDATE, DELETE",
     "keyword_corpora": "SELECT, INSERT, UPDATE, DELETE",
+    "source_checkpoints": "SELECT, INSERT, UPDATE, DELETE",
     "search_settings": "SELECT",
     "schema_migrations": "SELECT",
     "vector_search_stats": "SELECT",

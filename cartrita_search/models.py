@@ -497,3 +497,21 @@ class RedisSession(models.Model):
 
     def __str__(self) -> str:
         return f"{self.data_type} {self.session_key_hash[:12]}"
+
+
+class SourceCheckpoint(models.Model):
+    """How far an unfinished run of ``sync_documents`` has come in one source."""
+
+    source_table = models.TextField(primary_key=True)
+    last_key = models.TextField(null=True)  # noqa: DJ001 - NULL before the first batch
+    rows = models.BigIntegerField(default=0)
+    started_at = models.DateTimeField(db_default=Now())
+    updated_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        managed = False
+        db_table = "source_checkpoints"
+        ordering = ("source_table",)
+
+    def __str__(self) -> str:
+        return f"{self.source_table}: {self.rows} rows"

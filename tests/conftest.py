@@ -33,6 +33,7 @@ TABLES = (
     "search_performance_metrics",
     "cache_invalidation_log",
     "redis_sessions",
+    "source_checkpoints",
     "search_settings",
 )
 

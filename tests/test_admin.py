@@ -37,6 +37,7 @@ from cartrita_search.models import (
     SearchDocument,
     SearchPerformanceMetric,
     SearchSettings,
+    SourceCheckpoint,
     VectorSearchStats,
     owner_name,
 )
@@ -62,6 +63,7 @@ PAGES: dict[Model, str] = {
     SearchPerformanceMetric: "",
     CacheInvalidation: "",
     RedisSession: "",
+    SourceCheckpoint: "",
     SchemaMigration: "",
 }
 
@@ -126,6 +128,7 @@ def make_rows(user: User, number: int) -> None:
         ttl_seconds=60,
         expires_at=timezone.now() + timedelta(minutes=1),
     )
+    SourceCheckpoint.objects.create(source_table=f"books-{number}", last_key=SCRIPT)
     KeywordCorpus.objects.create(language=f"language-{number}", documents=1, average_length=3)
     KeywordStatistic.objects.create(
         language=f"language-{number}", lexeme=SCRIPT, document_frequency=1

@@ -23,6 +23,7 @@ from cartrita_search.models import (
     SearchDocument,
     SearchPerformanceMetric,
     SearchSettings,
+    SourceCheckpoint,
     VectorSearchStats,
     owner_name,
 )
@@ -274,6 +275,7 @@ def test_rows_are_named_for_people(ada: User) -> None:
         RedisSession(session_key_hash="0123456789abcdef", expires_at=timezone.now()): (
             "session 0123456789ab"
         ),
+        SourceCheckpoint(pk="books", rows=500): "books: 500 rows",
         SchemaMigration(pk="0001_initial_baseline"): "0001_initial_baseline",
     }
     assert [str(row) for row in named] == list(named.values())

@@ -10,5 +10,6 @@ from . import (  # noqa: F401
     schema_migrations,
     search_documents,
     search_settings,
+    source_checkpoints,
     statistics,
 )
