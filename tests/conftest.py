@@ -145,9 +145,9 @@ def _empty_tables(connection: psycopg.Connection) -> None:
 
 
 @pytest.fixture
-def manage(database: dict[str, Any]) -> Manage:
-    """``manage.py`` as an operator runs it, on the test database and this run's Redis."""
-    base = {
+def manage_environment(database: dict[str, Any]) -> dict[str, str]:
+    """The variables that put ``manage.py`` on the test database and this run's Redis."""
+    return {
         "PATH": os.environ["PATH"],
         "ENV_FILE": os.devnull,
         "DEBUG": "true",
@@ -156,11 +156,16 @@ def manage(database: dict[str, Any]) -> Manage:
         "RECORD_SEARCHES": "false",
     }
 
+
+@pytest.fixture
+def manage(manage_environment: dict[str, str]) -> Manage:
+    """``manage.py`` as an operator runs it."""
+
     def _manage(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "manage.py", *arguments],
             cwd=settings.BASE_DIR,
-            env=base | variables,
+            env=manage_environment | variables,
             capture_output=True,
             text=True,
             check=False,
