@@ -89,8 +89,8 @@ def runners(folder: Path, environment: dict[str, str], pg: psycopg.Connection) -
     def program(*command: str, cwd: Path) -> Runner:
         def run(example: Example) -> str:
             done = subprocess.run(
-                command,
-                input=example.code,
+                [*command, example.code],
+                stdin=subprocess.DEVNULL,
                 cwd=cwd,
                 env=environment,
                 capture_output=True,
@@ -105,8 +105,8 @@ def runners(folder: Path, environment: dict[str, str], pg: psycopg.Connection) -
     return {
         "python": python,
         "sql": sql,
-        "sh": program("sh", "-eu", cwd=folder),
-        "js": program("node", "--input-type=module", "-", cwd=NODE_FOLDER),
+        "sh": program("sh", "-euc", cwd=folder),
+        "js": program("node", "--input-type=module", "--eval", cwd=NODE_FOLDER),
     }
 
 
