@@ -18,7 +18,7 @@ from django.test import override_settings
 from django.utils.module_loading import import_string
 
 from cartrita.embedded.postgres import client_program
-from cartrita_search import errors, sources
+from cartrita_search import sources
 from cartrita_search.terminal import table
 from tests.examples import Example, examples, is_as_expected, run_python, statements
 
@@ -58,7 +58,7 @@ def environment(
 @pytest.fixture
 def embedder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This process has read its settings long ago; the page's ``.env`` counts all the same."""
-    (path,) = re.findall(r"^EMBEDDER=(\S+)$", GUIDE, flags=re.MULTILINE)
+    (path,) = re.findall(r"\bEMBEDDER=(\S+)", GUIDE)
     # Sources that the page registers are for this test alone.
     monkeypatch.setattr(sources, "_registry", {})
     with override_settings(CARTRITA_SEARCH=settings.CARTRITA_SEARCH | {"EMBEDDER": path}):
@@ -129,14 +129,10 @@ def test_every_example_prints_what_the_page_says(runners: dict[str, Runner]) -> 
     assert ran == set(runners)
 
 
-def test_every_class_and_error_named_exists() -> None:
+def test_every_class_named_by_its_path_exists() -> None:
     paths = re.findall(r"\bcartrita_search\.\w+\.[A-Z]\w+", GUIDE)
     assert paths
-    assert all(import_string(path) for path in paths)
-    named = re.findall(r"\b(SE\d{3}) `(\w+)`", GUIDE)
-    assert {code: getattr(errors, name).code for code, name in named} == {
-        code: code for code, _ in named
-    }
+    assert all(isinstance(import_string(path), type) for path in paths)
 
 
 @pytest.mark.parametrize(
