@@ -66,7 +66,9 @@ def embedder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def runners(folder: Path, environment: dict[str, str], pg: psycopg.Connection) -> dict[str, Runner]:
+def runners(
+    folder: Path, environment: dict[str, str], pg: psycopg.Connection
+) -> dict[str, Runner]:
     """By language, what runs an example and returns what it prints."""
     namespace: dict[str, Any] = {}
 
