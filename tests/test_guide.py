@@ -99,7 +99,7 @@ def runners(
                 text=True,
                 check=False,
             )
-            assert done.returncode == 0, f"{NAME}:{example.line}: {done.stdout}{done.stderr}"
+            assert done.returncode == 0, done.stdout + done.stderr
             return done.stdout
 
         return run
@@ -122,7 +122,11 @@ def test_every_example_prints_what_the_page_says(runners: dict[str, Runner]) -> 
     )
     ran = set()
     for example in examples(GUIDE):
-        printed = runners[example.language](example)
+        try:
+            printed = runners[example.language](example)
+        except Exception as error:
+            error.add_note(f"This was the example at {NAME}:{example.line}.")
+            raise
         if example.expected is not None:
             assert is_as_expected(printed, example.expected), (
                 f"{NAME}:{example.line}: the {example.language} example prints\n{printed}"
