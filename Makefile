@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+NODE_STAMP := tests/node/node_modules/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -18,13 +19,17 @@ $(STAMP): requirements.txt requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
+$(NODE_STAMP): tests/node/package.json
+	npm install --prefix tests/node --no-audit --no-fund --loglevel=error
+	touch $@
+
 demo: export DEBUG := true
 demo: $(STAMP)  ## a database of real text, and real questions put to it
 	$(BIN)/python manage.py embedded start
 	$(BIN)/python manage.py migrate
 	$(BIN)/python manage.py demo $(ARGS)
 
-test: $(STAMP)  ## the whole suite, against real servers (ARGS="-k name" is passed on)
+test: $(STAMP) $(NODE_STAMP)  ## the whole suite, against real servers (ARGS="-k name" is passed on)
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(STAMP)  ## ruff: rules and format
@@ -53,4 +58,5 @@ stop: $(STAMP)  ## stop the embedded servers
 clean:  ## remove what is made by the targets above; the embedded data with it
 	@if [ -x $(BIN)/python ]; then DEBUG=true $(BIN)/python manage.py embedded stop; fi
 	rm -rf .venv .embedded .pytest_cache .mypy_cache .ruff_cache .hypothesis staticfiles
+	rm -rf tests/node/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 
 import psycopg
@@ -12,14 +10,15 @@ from django.conf import settings
 from django.core.management import get_commands
 
 from cartrita_search import errors
+from tests.examples import Example, examples, run_python, statements
 
 README = (settings.BASE_DIR / "README.md").read_text(encoding="utf-8")
 
 
-def example(language: str) -> str:
+def example(language: str) -> Example:
     """The README's one fenced block in that language."""
-    (block,) = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-    return str(block)
+    (found,) = [each for each in examples(README) if each.language == language]
+    return found
 
 
 def first_cells(header: str) -> list[str]:
@@ -30,15 +29,14 @@ def first_cells(header: str) -> list[str]:
 
 @pytest.mark.django_db
 def test_the_python_example_finds_what_it_stored() -> None:
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(example("python"), "README.md", "exec"), {})
-    assert printed.getvalue().startswith("tempfile hybrid ")
+    printed = run_python(example("python"), "README.md", {})
+    assert printed.startswith("tempfile hybrid ")
 
 
 def test_the_sql_example_prefers_the_right_row(pg: psycopg.Connection, clean_tables: None) -> None:
-    statements = [s for s in example("sql").split(";\n") if s.strip()]
-    *_, hybrid, similarity = [pg.execute(s.encode()).fetchall() for s in statements]
+    *_, hybrid, similarity = [
+        pg.execute(statement.encode()).fetchall() for statement in statements(example("sql").code)
+    ]
     assert hybrid[0][:2] == ("Tea", "hybrid")
     assert [row[0] for row in similarity] == ["8"]
 
