@@ -10,7 +10,9 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def main() -> int:
@@ -26,12 +28,34 @@ def main() -> int:
 
     from cartrita.embedded.postgres import EmbeddedPostgres
 
-    from . import latency, quality, sweep
+    from . import growth, latency, quality, sweep
+    from .peers import benchmark as peers
 
-    benchmarks = {"quality": quality.run, "sweep": sweep.run, "latency": latency.run}
+    benchmarks: dict[str, Callable[..., bool]] = {
+        "quality": quality.run,
+        "sweep": sweep.run,
+        "latency": latency.run,
+        "growth": growth.run,
+        "peers": peers.run,
+    }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*benchmarks, []], metavar="NAME")
-    names = parser.parse_args().names or list(benchmarks)
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        metavar="DIR",
+        default=[],
+        help="peers: judged folders to compare by, instead of the three at hand",
+    )
+    parser.add_argument(
+        "--rows", type=int, help="growth, peers: only so many rows, for a first look"
+    )
+    given = parser.parse_args()
+    names = given.names or list(benchmarks)
+    options: dict[str, dict[str, Any]] = {
+        "growth": {"rows": given.rows},
+        "peers": {"rows": given.rows, "data": given.data},
+    }
 
     met = True
     with tempfile.TemporaryDirectory(prefix="cartrita-bench-") as folder:
@@ -42,7 +66,7 @@ def main() -> int:
             call_command("migrate", verbosity=0)
             for name in names:
                 print(f"== {name}: {sys.modules[benchmarks[name].__module__].__doc__}")
-                met &= benchmarks[name](connection)
+                met &= benchmarks[name](connection, **options.get(name, {}))
         finally:
             connection.close()
             EmbeddedPostgres.from_settings().stop()
