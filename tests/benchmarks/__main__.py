@@ -14,6 +14,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+#: What a judged folder holds.
+JUDGED = (
+    "corpus.jsonl.gz",
+    "corpus_ids.json",
+    "corpus_emb.npy",
+    "queries.jsonl",
+    "query_ids.json",
+    "query_emb.npy",
+    "qrels.tsv",
+)
+
+
+def judged_folder(argument: str) -> str:
+    """The folder's full path, if all is there that judging by it takes."""
+    folder = Path(argument).resolve()
+    missing = [file for file in JUDGED if not (folder / file).is_file()]
+    if missing:
+        raise argparse.ArgumentTypeError(f"{argument} has no {', '.join(missing)}")
+    return str(folder)
+
 
 def main() -> int:
     """Run the benchmarks named; 0 if every target was met, 1 otherwise."""
@@ -43,6 +63,7 @@ def main() -> int:
     parser.add_argument(
         "--data",
         nargs="+",
+        type=judged_folder,
         metavar="DIR",
         default=[],
         help="peers: judged folders to compare by, instead of the three at hand",

@@ -27,7 +27,8 @@ class Cartrita(Store):
             os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
             settings.DEBUG = False  # or Django would keep a log of every query
             settings.DATABASES = {
-                "default": {
+                "default": settings.DATABASES["default"]
+                | {
                     "ENGINE": "django.db.backends.postgresql",
                     "HOST": server.host,
                     "PORT": server.port,
