@@ -25,12 +25,17 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.db import connection
 
 from .embedders import get_embedder
 from .errors import InvalidArgument
-from .ingest import Document, content_hash, stored_hashes, upsert_documents
-from .models import SearchDocument
+from .ingest import (
+    Document,
+    content_hash,
+    finish_load,
+    prune_source,
+    stored_hashes,
+    upsert_documents,
+)
 from .retrieval import Hit, keyword_search, search, similarity_search
 from .terminal import WIDTH, progress, table
 
@@ -211,27 +216,19 @@ def load(limit: int | None, say: Callable[[str], None]) -> Loaded:
                     Document(SOURCE, doc.name, doc.title, doc.text, vector, {"kind": doc.kind})
                     for doc, vector in zip(chunk, vectors, strict=True)
                 ),
-                embedder.name,
+                model=embedder.name,
+                on_error="raise",
+                index="keep",
             )
             advance(len(chunk))
     if limit is None:
-        kept = [doc.name for doc in docs]
-        SearchDocument.objects.filter(source_table=SOURCE).exclude(source_id__in=kept).delete()
+        prune_source(SOURCE, (doc.name for doc in docs))
 
-    index = _build_indexes(embedder.name)
+    index = finish_load(embedder.name)
     say(textwrap.fill(index, WIDTH))
     seconds = round(time.monotonic() - started, 1)
     say(f"{len(new)} embedded, {len(docs) - len(new)} unchanged; ready after {seconds} s.")
     return Loaded(len(docs), len(new), seconds, index)
-
-
-def _build_indexes(model: str) -> str:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT rebuild_vector_indexes(%s)", [model])
-        (report,) = cursor.fetchone()
-        # Last, because refreshing the keyword statistics of a first load rewrites every row.
-        cursor.execute("VACUUM (ANALYZE) search_documents, embeddings")
-    return str(report)
 
 
 @dataclass(frozen=True)

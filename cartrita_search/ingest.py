@@ -1,21 +1,37 @@
-"""Documents and their vectors into the database."""
+"""Documents and their vectors into the database, in bulk, and out of it again.
+
+A batch is checked row by row here, copied into a temporary table in PostgreSQL's
+binary format, and merged by one call of merge_ingest_batch(): one transaction.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import math
+import re
+import struct
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
-from psycopg.types.json import Jsonb
 
-from .db import vector_literal
-from .errors import InvalidArgument, search_errors
+from .errors import (
+    DimensionMismatch,
+    InvalidArgument,
+    SearchError,
+    ZeroVector,
+    search_errors,
+)
 
 #: Rows of one batch, which is one transaction: a kill loses no more than these.
 BATCH_SIZE = 5000
+
+#: Characters and bytes at which a batch is full with fewer rows.
+BATCH_BYTES = 32 << 20
 
 #: Refusals that a report keeps in full; beyond that they are only counted.
 KEPT_REFUSALS = 100
@@ -101,53 +117,495 @@ def stored_hashes(
         return {(source_id, chunk): text_hash for source_id, chunk, text_hash in cursor}
 
 
+OnError = Literal["report", "raise"]
+Index = Literal["auto", "keep", "rebuild"]
+
+
 def upsert_documents(
-    documents: Iterable[Document], model: str, *, using: str = DEFAULT_DB_ALIAS
-) -> int:
-    """Store documents and their vectors under `model`; returns how many were given.
+    documents: Iterable[Document],
+    *,
+    model: str | None = None,
+    on_error: OnError = "report",
+    index: Index = "auto",
+    expected: int | None = None,
+    replace_owner: bool = False,
+    batch_size: int = BATCH_SIZE,
+    progress: Callable[[int], object] | None = None,
+    using: str = DEFAULT_DB_ALIAS,
+) -> IngestReport:
+    """Store documents, and the vectors they bring, under `model` (None: the default model).
 
-    In batches, each one transaction. What is stored already and unchanged is not
-    written again. Raises a `SearchError`; the batch it occurs in is undone, those
+    Any iterable; no more than a batch of it is held in memory. Each batch is one
+    transaction (a savepoint within one of the caller's). What is stored already and
+    unchanged is not written. A new text makes the vectors of the old one stale, under
+    every model. Of several documents with one key in a batch the last is stored, and
+    the others count as unchanged. A document without a language keeps the one it has
+    stored, and one without an owner its owner: only with ``replace_owner`` does that
+    make it shared, for sources that know the owner of every row.
+
+    A row that cannot be stored is left out and reported with its key; with
+    ``on_error="raise"`` it raises its `SearchError`, its batch is undone, and those
     before it stay.
+
+    ``index`` says what becomes of the model's vector index, which holds every insert
+    to about a thousand rows a second. "keep" writes beside it. "rebuild" puts new
+    vectors aside, where vector searches do not find them yet, and ends with
+    `finish_load`, which makes all of them visible at once; a killed load is made
+    visible by the next rebuild. "auto" does so where an index is in place, the load is
+    large beside it (more than 1000 rows and a third of it; where neither ``expected``
+    nor ``len()`` tells, from a tenth on) and the role owns the tables.
+
+    ``progress`` is called with the number of rows of each finished batch. After a
+    large load that was not put aside, call `finish_load`.
     """
-    count = 0
-    rest = iter(documents)
-    while batch := list(islice(rest, BATCH_SIZE)):
-        rows = [_row(document, model) for document in batch]
+    load = _Load(
+        model=model,
+        on_error=on_error,
+        index=index,
+        batch_size=batch_size,
+        progress=progress,
+        using=using,
+        replace_owner=replace_owner,
+    )
+    return load.run(documents, load.document_row, expected)
+
+
+def upsert_embeddings(
+    vectors: Iterable[DocumentVector],
+    *,
+    model: str,
+    on_error: OnError = "report",
+    index: Index = "auto",
+    expected: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    progress: Callable[[int], object] | None = None,
+    using: str = DEFAULT_DB_ALIAS,
+) -> IngestReport:
+    """Store vectors under `model` for documents that are stored already.
+
+    As `upsert_documents` in everything else; a vector without its document is refused
+    (SE008). The counts are of vectors.
+    """
+    load = _Load(
+        model=model,
+        on_error=on_error,
+        index=index,
+        batch_size=batch_size,
+        progress=progress,
+        using=using,
+    )
+    return load.run(vectors, load.vector_row, expected)
+
+
+def finish_load(model: str | None = None, *, using: str = DEFAULT_DB_ALIAS) -> str:
+    """What a large load should end with; takes about as long as the load itself.
+
+    Rebuilds the index of `model`, which makes vectors that were put aside visible, or
+    without a model only refreshes the keyword statistics; then vacuums (outside of a
+    transaction). Returns the report of the rebuild. Takes the owner of the tables.
+    """
+    report = ""
+    with search_errors(), connections[using].cursor() as cursor:
+        if model is None:
+            cursor.execute("SELECT refresh_keyword_statistics()")
+        else:
+            cursor.execute("SELECT rebuild_vector_indexes(%s)", [model])
+            (report,) = cursor.fetchone()
+        # Last, because refreshing the statistics of a first load rewrites every row.
+        if not connections[using].in_atomic_block:
+            cursor.execute("VACUUM (ANALYZE) search_documents, embeddings")
+    return report
+
+
+def delete_source(source_table: str, *, using: str = DEFAULT_DB_ALIAS) -> int:
+    """Delete a source's documents with their vectors; returns how many documents."""
+    with search_errors(), connections[using].cursor() as cursor:
+        cursor.execute("DELETE FROM search_documents WHERE source_table = %s", [source_table])
+        return int(cursor.rowcount)
+
+
+def prune_source(source_table: str, keep: Iterable[str], *, using: str = DEFAULT_DB_ALIAS) -> int:
+    """Delete the source's documents whose source_id is not in `keep`; returns how many.
+
+    Any iterable, of which one id at a time is held in memory. An empty one deletes all.
+    Where `keep` raises nothing is deleted.
+    """
+    connection = connections[using]
+    with search_errors(), transaction.atomic(using=using), connection.cursor() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE ingest_keep (source_id text) ON COMMIT DROP")
         with (
-            search_errors(),
-            transaction.atomic(using=using),
-            connections[using].cursor() as cursor,
+            connection.wrap_database_errors,
+            cursor.copy("COPY pg_temp.ingest_keep FROM STDIN (FORMAT binary)") as copy,
         ):
-            cursor.executemany(
-                "SELECT upsert_embedding(%s, %s::text, %s::vector, %s, %s, %s, %s, %s, %s, %s, "
-                "%s, %s::text[])",
-                rows,
-            )
-        count += len(batch)
-    return count
-
-
-def _row(document: Document, model: str) -> tuple[Any, ...]:
-    """The arguments of upsert_embedding, in order."""
-    try:
-        return (
-            document.source_table,
-            document.source_id,
-            vector_literal(document.embedding),
-            model,
-            content_hash(document.title, document.content),
-            Jsonb(dict(document.metadata)),
-            document.title,
-            document.content,
-            document.user_id,
-            document.chunk_index,
-            document.language,
-            list(document.tags),
+            copy.set_types(["text"])
+            for source_id in keep:
+                copy.write_row((source_id,))
+        cursor.execute("ANALYZE pg_temp.ingest_keep")
+        cursor.execute(
+            "DELETE FROM search_documents AS d WHERE d.source_table = %s AND NOT EXISTS "
+            "(SELECT FROM pg_temp.ingest_keep AS k WHERE k.source_id = d.source_id)",
+            [source_table],
         )
-    except UnicodeEncodeError as error:
+        deleted = int(cursor.rowcount)
+        cursor.execute("DROP TABLE pg_temp.ingest_keep")
+        return deleted
+
+
+Item = TypeVar("Item", Document, DocumentVector)
+
+_Key = tuple[str, str, int]
+
+#: user_id, title, content, tags, language, metadata, content_hash, embedding; those
+#: of type bytes are in PostgreSQL's binary form already.
+_Row = tuple[
+    int | None, str | None, str | None, bytes | None, str | None, bytes | None, str | None,
+    bytes | None,
+]  # fmt: skip
+
+_STAGING = """
+    CREATE TEMPORARY TABLE ingest_batch (
+        position integer, source_table text, source_id text, chunk_index integer,
+        user_id bigint, title text, content text, tags text[], language text,
+        metadata jsonb, content_hash text, embedding vector
+    ) ON COMMIT DROP
+"""
+#: Of its columns; "bytea" is what comes in binary form already.
+_TYPES = ("int4", "text", "text", "int4", "int8", "text", "text", *["bytea", "text"] * 2, "bytea")
+
+_NO_TAGS = struct.pack(">iii", 0, 0, 25)  # an array of no dimension, of type text
+_NO_METADATA = b"\x01{}"  # jsonb, version 1
+
+#: A NUL in JSON's own notation; "\\u0000" is a backslash and five characters.
+_JSON_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+_MODEL = """
+    SELECT m.name, m.dimensions, m.index_method <> 'exact', coalesce(m.indexed_rows, 0)
+    FROM embedding_models AS m
+    WHERE m.name = %(name)s OR %(name)s::text IS NULL AND m.is_default
+"""
+_OWNS_THE_TABLES = """
+    SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class AS c
+    WHERE c.oid = 'public.embeddings'::regclass
+"""
+_PUT_ASIDE = """
+    SELECT count(*) FROM (
+        SELECT FROM embeddings AS e
+        JOIN embedding_models AS m ON m.name = e.embedding_model
+        WHERE m.name = %s AND e.segment > m.visible_segment
+        LIMIT %s
+    ) AS some_rows
+"""
+_PUBLISH = """
+    UPDATE embeddings AS e SET segment = m.visible_segment
+    FROM embedding_models AS m
+    WHERE m.name = e.embedding_model AND m.name = %s AND e.segment > m.visible_segment
+"""
+
+
+@dataclass(kw_only=True)
+class _Load:
+    """One bulk load: the rows of an iterable, batch by batch, and what became of them."""
+
+    model: str | None
+    on_error: OnError
+    index: Index
+    batch_size: int
+    progress: Callable[[int], object] | None
+    using: str
+    replace_owner: bool = False
+    report: IngestReport = field(default_factory=IngestReport)
+    dimensions: int | None = None
+    indexed_rows: int = 0
+    new_vectors: int = 0
+    #: Whether new vectors are put aside; None: not decided yet.
+    deferred: bool | None = False
+    languages: dict[str, str | SearchError] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("report", "raise"):
+            raise InvalidArgument(f"on_error is 'report' or 'raise', not {self.on_error!r}.")
+        if self.index not in ("auto", "keep", "rebuild"):
+            raise InvalidArgument(f"index is 'auto', 'keep' or 'rebuild', not {self.index!r}.")
+        if self.batch_size < 1:
+            raise InvalidArgument(f"batch_size must be at least 1, not {self.batch_size}.")
+        self.connection = connections[self.using]
+
+    def run(
+        self,
+        items: Iterable[Item],
+        row_of: Callable[[Item], _Row],
+        expected: int | None,
+    ) -> IngestReport:
+        """Store all of them."""
+        if expected is None and isinstance(items, Sized):
+            expected = len(items)
+        self._look_up_model(expected)
+        rows: dict[_Key, _Row] = {}
+        given = refused = size = 0
+        for item in items:
+            given += 1
+            try:
+                key = _key_of(item)
+                row = row_of(item)
+            except SearchError as error:
+                self._refuse(item.source_table, item.source_id, item.chunk_index, error)
+                refused += 1
+            else:
+                rows[key] = row
+                size += sum(len(value) for value in row if isinstance(value, (str, bytes)))
+            if given >= self._batch_limit() or size >= BATCH_BYTES:
+                self._store(rows, given, refused)
+                rows = {}
+                given = refused = size = 0
+        if given:
+            self._store(rows, given, refused)
+        self._finish()
+        return self.report
+
+    def _look_up_model(self, expected: int | None) -> None:
+        with search_errors(), self.connection.cursor() as cursor:
+            cursor.execute(_MODEL, {"name": self.model})
+            row = cursor.fetchone()
+            cursor.execute(_OWNS_THE_TABLES)
+            (is_owner,) = cursor.fetchone()
+        has_index = False
+        if row is not None:
+            self.model, self.dimensions, has_index, self.indexed_rows = row
+        if self.index == "rebuild":
+            if not is_owner:
+                raise InvalidArgument(
+                    "Only the owner of the tables can rebuild an index.",
+                    'Nothing was changed. Load with index="keep", or as the owner.',
+                )
+            self.deferred = True
+        elif self.index == "auto" and has_index and is_owner:
+            large = max(1000, self.indexed_rows // 3)
+            self.deferred = None if expected is None else expected > large
+
+    @property
+    def _few(self) -> int:
+        """New vectors up to which writing them beside the index is quicker than a rebuild."""
+        return max(1000, self.indexed_rows // 10)
+
+    def _batch_limit(self) -> int:
+        if self.deferred is None:
+            return min(self.batch_size, self._few)
+        return self.batch_size
+
+    # Rows
+
+    def document_row(self, document: Document) -> _Row:
+        """What is copied of a document. Raises the `SearchError` that refuses it."""
+        title = _text(document.title, "title")
+        content = _text(document.content, "content")
+        user_id = document.user_id
+        if user_id is not None and not (
+            isinstance(user_id, int) and -(1 << 63) <= user_id < 1 << 63
+        ):
+            raise InvalidArgument(f"user_id is an integer of 64 bits, not {user_id!r}.")
+        return (
+            user_id,
+            title,
+            content,
+            _tags(document.tags) if document.tags else _NO_TAGS,
+            None if document.language is None else self._language(document.language),
+            _NO_METADATA if document.metadata == {} else _metadata(document.metadata),
+            content_hash(title, content),
+            None if document.embedding is None else self._vector(document.embedding),
+        )
+
+    def vector_row(self, vector: DocumentVector) -> _Row:
+        """What is copied of a vector. Raises the `SearchError` that refuses it."""
+        text_hash = vector.content_hash
+        return (
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None if text_hash is None else _text(text_hash, "content_hash"),
+            self._vector(vector.embedding),
+        )
+
+    def _language(self, name: str) -> str:
+        """The text search configuration as it is stored, asked for once."""
+        known = self.languages.get(_text(name, "language"))
+        if known is None:
+            try:
+                with (
+                    search_errors(),
+                    transaction.atomic(using=self.using),
+                    self.connection.cursor() as cursor,
+                ):
+                    cursor.execute("SELECT text_search_language(%s)::text", [name])
+                    (known,) = cursor.fetchone()
+            except InvalidArgument as error:
+                known = error
+            self.languages[name] = known
+        if isinstance(known, SearchError):
+            raise InvalidArgument(known.message)
+        return known
+
+    def _vector(self, vector: Sequence[float]) -> bytes:
+        """The value in pgvector's binary form, checked as check_vector() in SQL does."""
+        try:
+            if hasattr(vector, "astype"):
+                values = vector.astype("f4")
+                (count,) = values.shape
+                length = math.sqrt(values @ values)
+                data: bytes = values.astype(">f4").tobytes()
+            else:
+                values = array("f", vector)
+                count = len(values)
+                length = math.hypot(*values)
+                if sys.byteorder == "little":
+                    values.byteswap()
+                data = values.tobytes()
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidArgument("The vector is not a list of numbers.") from error
+        if not 1e-3 <= length <= 6e4:
+            if not count or not all(map(math.isfinite, struct.unpack(f">{count}f", data))):
+                raise InvalidArgument("The vector is empty, or holds NaN or infinity.")
+            if length == 0:
+                raise ZeroVector("The vector is zero: it has no direction.")
+            raise ZeroVector(
+                f"The vector has length {length:g}, outside 0.001 to 60000: "
+                "half precision would lose its direction."
+            )
+        if count != self.dimensions:
+            if self.dimensions is not None:
+                raise DimensionMismatch(
+                    f"The vector has {count} dimensions, "
+                    f'but model "{self.model}" has {self.dimensions}.'
+                )
+            if count > 16_000:
+                raise DimensionMismatch(f"The vector has {count} dimensions; 16000 is the most.")
+            self.dimensions = count
+        return struct.pack(">HH", count, 0) + data
+
+    # Batches
+
+    def _refuse(
+        self, source_table: object, source_id: object, chunk_index: int, error: SearchError
+    ) -> None:
+        table, key = (
+            str(part).encode("utf-8", "backslashreplace").decode()
+            for part in (source_table, source_id)
+        )
+        if self.on_error == "raise":
+            raise type(error)(
+                f"{table}/{key}#{chunk_index}: {error.message}",
+                "Its batch was not stored; those before it were.",
+            ) from error
+        self.report.refused += 1
+        if len(self.report.refusals) < KEPT_REFUSALS:
+            self.report.refusals.append(
+                Refusal(table, key, chunk_index, error.code, error.message)
+            )
+
+    def _store(self, rows: dict[_Key, _Row], given: int, refused: int) -> None:
+        """One batch: one transaction."""
+        if rows:
+            keys = sorted(rows)
+            missing: list[int]
+            with (
+                search_errors(),
+                transaction.atomic(using=self.using),
+                self.connection.cursor() as cursor,
+            ):
+                cursor.execute(_STAGING)
+                with (
+                    self.connection.wrap_database_errors,
+                    cursor.copy("COPY pg_temp.ingest_batch FROM STDIN (FORMAT binary)") as copy,
+                ):
+                    copy.set_types(_TYPES)
+                    for position, key in enumerate(keys, 1):
+                        copy.write_row((position, *key, *rows[key]))
+                cursor.execute(
+                    "SELECT * FROM merge_ingest_batch(%s, %s, %s, %s)",
+                    [self.model, self.dimensions, bool(self.deferred), self.replace_owner],
+                )
+                inserted, updated, new_vectors, missing = cursor.fetchone()
+                # Within a transaction of the caller's it would outlive the batch.
+                cursor.execute("DROP TABLE pg_temp.ingest_batch")
+                for position in missing:
+                    self._refuse(
+                        *keys[position - 1], InvalidArgument("There is no such document.")
+                    )
+            self.report.inserted += inserted
+            self.report.updated += updated
+            self.report.unchanged += given - refused - inserted - updated - len(missing)
+            self.new_vectors += new_vectors
+            if self.deferred is None and self.new_vectors >= self._few:
+                self.deferred = True
+        if self.progress is not None:
+            self.progress(given)
+
+    def _finish(self) -> None:
+        if not self.deferred or self.dimensions is None:
+            return
+        if self.index == "auto":
+            # Fewer were new than expected: the index takes them in as they are.
+            with search_errors(), self.connection.cursor() as cursor:
+                cursor.execute(_PUT_ASIDE, [self.model, self._few + 1])
+                (count,) = cursor.fetchone()
+                if count <= self._few:
+                    cursor.execute(_PUBLISH, [self.model])
+                    return
+        self.report.index = finish_load(self.model, using=self.using)
+
+
+def _key_of(item: Document | DocumentVector) -> _Key:
+    source_table = _text(item.source_table, "source_table")
+    source_id = _text(item.source_id, "source_id")
+    if not source_table or not source_id:
+        raise InvalidArgument("source_table and source_id must name the row; one is empty.")
+    if len(source_table) > 128 or len(source_id) > 500:
         raise InvalidArgument(
-            f"{document.source_table}/{document.source_id}: the text holds a lone surrogate, "
-            f"U+{ord(error.object[error.start]):04X}.",
-            "Its batch was not stored. Decode the source with the right encoding.",
-        ) from error
+            "source_table has up to 128 characters and source_id up to 500; "
+            f"these have {len(source_table)} and {len(source_id)}."
+        )
+    chunk_index = item.chunk_index
+    if not isinstance(chunk_index, int) or not 0 <= chunk_index < 1 << 31:
+        raise InvalidArgument(f"chunk_index counts from 0; it is {chunk_index!r}.")
+    return source_table, source_id, chunk_index
+
+
+def _text(value: str, name: str) -> str:
+    """The text itself, if PostgreSQL can store it."""
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{name} is not a text: {value!r:.100}.")
+    if "\0" in value:
+        raise InvalidArgument(f"{name} holds a NUL character.")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgument(
+                f"{name} holds a lone surrogate, U+{ord(value[error.start]):04X}: "
+                "its source was read with a wrong encoding."
+            ) from error
+    return value
+
+
+def _tags(tags: Sequence[str]) -> bytes:
+    if isinstance(tags, str):
+        raise InvalidArgument(f"tags is one text, not a list of them: {tags!r:.100}.")
+    texts = [_text(tag, "a tag").encode() for tag in tags]
+    parts = [struct.pack(">iiiii", 1, 0, 25, len(texts), 1)]
+    for text in texts:
+        parts += struct.pack(">i", len(text)), text
+    return b"".join(parts)
+
+
+def _metadata(metadata: Mapping[str, Any]) -> bytes:
+    if not isinstance(metadata, Mapping):
+        raise InvalidArgument(f"metadata is not an object: {metadata!r:.100}.")
+    try:
+        text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgument(f"metadata cannot be written as JSON: {error}.") from error
+    if "\\u0000" in text and _JSON_NUL.search(text):
+        raise InvalidArgument("metadata holds a NUL character.")
+    return b"\x01" + _text(text, "metadata").encode()

@@ -45,6 +45,26 @@ class RunSQLFile(RunSQL):
         return self.path.rsplit("/", 1)[-1].split(".")[0]
 
 
+class ReplaceSQLFile(RunSQLFile):
+    """Replace an object by its next version, and by the former one on the way back.
+
+    ``ReplaceSQLFile("retrieval/hybrid_search.v2.sql")`` drops the object by
+    ``retrieval/hybrid_search.drop.sql`` before it runs the file; reversed, it drops
+    it again and runs ``.v1.sql``. Dropped rather than replaced in place, because
+    ``CREATE OR REPLACE`` can change neither arguments nor result columns.
+    """
+
+    def __init__(self, path: str, reverse: str | None = "") -> None:
+        stem, version, _ = path.split(".")
+        self.drop = f"{stem}.drop.sql"
+        super().__init__(path, reverse or f"{stem}.v{int(version[1:]) - 1}.sql")
+        self.sql = [read_sql(self.drop), *self.sql]
+        self.reverse_sql = [read_sql(self.drop), *self.reverse_sql]
+
+    def describe(self) -> str:
+        return f"Replace by {self.path}"
+
+
 class RecordMigration(Operation):
     """Keep this migration's row in ``schema_migrations``: the last operation of each.
 

@@ -210,6 +210,7 @@ class EmbeddingModel(models.Model):
     measured_recall = models.FloatField(null=True, blank=True)
     indexed_rows = models.BigIntegerField(null=True, blank=True)
     indexed_at = models.DateTimeField(null=True, blank=True)
+    visible_segment = models.IntegerField(default=0, editable=False)
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -286,6 +287,7 @@ class Embedding(models.Model):
     # NULL asks the trigger to take the document's.
     content_hash = models.TextField(db_default=models.Value(None), editable=False)
     metadata = models.JSONField(default=dict, blank=True)
+    segment = models.IntegerField(default=0, editable=False)
     created_at = models.DateTimeField(db_default=Now())
     updated_at = models.DateTimeField(db_default=Now())
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Barrier
 from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
 import pytest
-from django.db import connection as django_connection
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from cartrita_search import ingest
-from cartrita_search.errors import DimensionMismatch, InvalidArgument, SearchError, ZeroVector
-from cartrita_search.ingest import Document, content_hash, stored_hashes, upsert_documents
+from cartrita_search.ingest import (
+    Document,
+    IngestReport,
+    content_hash,
+    stored_hashes,
+    upsert_documents,
+)
 from tests.conftest import Connect
 from tests.postgres import (
     refused,
@@ -593,60 +597,45 @@ def note(number: int, vector: Sequence[float] = (1.0, 0.5), **changes: Any) -> D
     return Document(**fields | changes)
 
 
+@contextmanager
+def unwritten(pg: psycopg.Connection) -> Iterator[None]:
+    """Assert that no document and no vector is written, nor so much as locked."""
+
+    def rows() -> list[Any]:
+        return [
+            pg.execute(
+                sql.SQL("SELECT id, xmin::text, xmax::text, ctid::text FROM {} ORDER BY 1").format(
+                    sql.Identifier(table)
+                )
+            ).fetchall()
+            for table in ("search_documents", "embeddings")
+        ]
+
+    before = rows()
+    yield
+    assert rows() == before
+
+
+def outcome(report: IngestReport) -> tuple[int, int, int, int]:
+    """Rows inserted, updated, unchanged, refused."""
+    return report.inserted, report.updated, report.unchanged, report.refused
+
+
 @pytest.mark.django_db(transaction=True)
 def test_documents_in_bulk(pg: psycopg.Connection) -> None:
     documents = [
-        note(1, metadata={"k": [1, "é"]}, user_id=7, tags=["a"], language="simple"),
+        note(1, metadata={"k": [1, "é"]}, user_id=7, tags=["a", "b"], language="simple"),
         note(1, chunk_index=1),
     ]
 
-    assert upsert_documents(iter(documents), "mini") == 2
+    assert outcome(upsert_documents(iter(documents), model="mini")) == (2, 0, 0, 0)
 
     hashes = {("1", chunk): content_hash("Note 1", "Wings flutter.") for chunk in (0, 1)}
     assert stored_hashes("notes", "mini") == hashes
     assert stored_hashes("notes", "large") == stored_hashes("essays", "mini") == {}
     assert pg.execute(
         "SELECT metadata, user_id, tags, language FROM search_documents ORDER BY chunk_index"
-    ).fetchall() == [({"k": [1, "é"]}, 7, ["a"], "simple"), ({}, None, [], "english")]
+    ).fetchall() == [({"k": [1, "é"]}, 7, ["a", "b"], "simple"), ({}, None, [], "english")]
 
-    before = row_versions(pg, "search_documents"), row_versions(pg, "embeddings")
-    assert upsert_documents(documents, "mini") == 2
-    assert (row_versions(pg, "search_documents"), row_versions(pg, "embeddings")) == before
-
-
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize(
-    ("bad", "kind"),
-    [
-        (note(5, [0.0, 0.0]), ZeroVector),
-        (note(5, [1.0]), DimensionMismatch),
-        (note(5, []), InvalidArgument),
-        (note(5, [float("nan"), 1.0]), InvalidArgument),
-        (note(5, ["1", "0"]), InvalidArgument),  # type: ignore[list-item]
-        (note(5, language="klingon"), InvalidArgument),
-        (note(5, content="\0"), InvalidArgument),
-        (note(5, metadata={"k": "\0"}), InvalidArgument),
-    ],
-)
-def test_a_bad_document_undoes_its_batch_alone(
-    pg: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, bad: Document, kind: type[SearchError]
-) -> None:
-    monkeypatch.setattr(ingest, "BATCH_SIZE", 3)
-
-    with pytest.raises(kind):
-        upsert_documents([*map(note, range(5)), bad, note(6)], "mini")
-
-    assert django_connection.in_atomic_block is False
-    assert [key for key, _ in sorted(stored_hashes("notes", "mini"))] == ["0", "1", "2"]
-    assert counts(pg) == (3, 3, 1)
-
-
-@pytest.mark.django_db(transaction=True)
-def test_batches_hold_as_many_documents_as_they_say(pg: psycopg.Connection) -> None:
-    """One transaction a batch: told by the transaction that wrote each row."""
-    upsert_documents(map(note, range(ingest.BATCH_SIZE + 1)), "mini")
-
-    sizes = pg.execute(
-        "SELECT count(*) FROM search_documents GROUP BY xmin::text ORDER BY 1"
-    ).fetchall()
-    assert sizes == [(1,), (ingest.BATCH_SIZE,)]
+    with unwritten(pg):
+        assert outcome(upsert_documents(documents, model="mini")) == (0, 0, 2, 0)

@@ -762,7 +762,7 @@ def store_library(owner: int | None) -> None:
             )
             for name, (title, content) in TEXTS.items()
         ],
-        EMBEDDER.name,
+        model=EMBEDDER.name,
     )
     with connection.cursor() as cursor:
         cursor.execute("SELECT refresh_keyword_statistics()")

@@ -47,7 +47,7 @@ def store(source: str, texts: dict[str, tuple[str, str]], user_id: int | None = 
             Document(source, name, *text, vector, user_id=user_id)
             for (name, text), vector in zip(texts.items(), vectors, strict=True)
         ],
-        embedder.name,
+        model=embedder.name,
     )
 
 

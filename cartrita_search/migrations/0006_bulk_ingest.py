@@ -2,12 +2,29 @@
 
 from django.db import migrations
 
-from cartrita_search.migration_operations import RecordMigration
+from cartrita_search.migration_operations import RecordMigration, ReplaceSQLFile, RunSQLFile
 
 
 class Migration(migrations.Migration):
     dependencies = [("cartrita_search", "0005_search_filters")]
 
     operations = [
-        RecordMigration("0006_bulk_ingest", "Bulk ingest: one merge a batch, checks once a statement"),
+        RunSQLFile("ingest/embeddings_segment.v1.sql"),
+        RunSQLFile("ingest/embedding_models_visible_segment.v1.sql"),
+        ReplaceSQLFile("vector_indexes/vector_index_sql.v2.sql"),
+        ReplaceSQLFile(
+            "vector_indexes/vector_candidates_sql.v3.sql",
+            reverse="vector_indexes/vector_candidates_sql.v1.sql",
+        ),
+        ReplaceSQLFile("vector_indexes/rebuild_vector_indexes.v2.sql"),
+        RunSQLFile("keywords/keyword_weights.v1.sql"),
+        ReplaceSQLFile("keywords/keyword_vector.v2.sql"),
+        ReplaceSQLFile("keywords/search_documents_keywords.v2.sql"),
+        ReplaceSQLFile("ingest/embeddings_follow_document.v2.sql"),
+        RunSQLFile("ingest/embeddings_follow_document_update.v1.sql"),
+        RunSQLFile("ingest/embeddings_check_inserted.v1.sql"),
+        RunSQLFile("ingest/merge_ingest_batch.v1.sql"),
+        RecordMigration(
+            "0006_bulk_ingest", "Bulk ingest: one merge a batch, checks once a statement"
+        ),
     ]

@@ -1,0 +1,1 @@
+DROP TRIGGER embeddings_follow_document_update ON public.embeddings;

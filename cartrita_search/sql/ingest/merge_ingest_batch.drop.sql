@@ -1,0 +1,1 @@
+DROP FUNCTION public.merge_ingest_batch;
