@@ -44,8 +44,8 @@ class Contestant:
         #: of one kind of hybrid search by its name, or of vector search by ""
         self.seconds: dict[str, list[float]] = {}
         self.recall: float | None = None
-        #: rows a second
-        self.rates: dict[str, float] = {}
+        #: rows and seconds, by kind of writing
+        self._written: dict[str, tuple[int, float]] = {}
         self._command = [str(python), "-m", "tests.benchmarks.peers.worker", module, *server]
 
     def __enter__(self) -> Self:
@@ -96,12 +96,21 @@ class Contestant:
         seconds, result = answer
         return float(seconds), result
 
-    def load(self, batch: Batch) -> float:
-        """Load it, chunk by chunk; returns the seconds that the package took."""
-        return sum(
-            self.call("load", batch.part(start, start + CHUNK))[0]
-            for start in range(0, len(batch.ids), CHUNK)
-        )
+    def write(self, kind: str, method: str, batch: Batch) -> None:
+        """Write the batch, and count it for that kind's `rate`."""
+        seconds, _ = self.call(method, batch)
+        rows, before = self._written.get(kind, (0, 0.0))
+        self._written[kind] = (rows + len(batch.ids), before + seconds)
+
+    def rate(self, kind: str) -> float | None:
+        """Rows a second, None if none were written."""
+        rows, seconds = self._written.get(kind, (0, 0.0))
+        return rows / seconds if seconds else None
+
+    def load(self, batch: Batch) -> None:
+        """Write the batch, chunk by chunk, without counting it."""
+        for start in range(0, len(batch.ids), CHUNK):
+            self.call("load", batch.part(start, start + CHUNK))
 
     def _last_words(self) -> str:
         self._process.wait()

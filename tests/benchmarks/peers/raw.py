@@ -7,15 +7,23 @@ from typing import Any
 import psycopg
 from pgvector import HalfVector
 from pgvector.psycopg import register_vector
+from psycopg import sql
 
 from .store import EF_SEARCH, Batch, Store, Vector
 
+#: What the one HNSW index of the table is over: a statement must say the same to use it.
+INDEX = """
+    SELECT pg_get_expr(i.indexprs, i.indrelid), pg_get_expr(i.indpred, i.indrelid)
+    FROM pg_index AS i
+    JOIN pg_class AS c ON c.oid = i.indexrelid
+    JOIN pg_am AS a ON a.oid = c.relam
+    WHERE i.indrelid = 'embeddings'::regclass AND a.amname = 'hnsw'
+"""
 STATEMENT = """
-    SELECT id, source_table, source_id, chunk_index, metadata,
-           embedding::halfvec(384) <=> %b AS distance
+    SELECT id, source_table, source_id, chunk_index, metadata, {vector} <=> %b AS distance
     FROM embeddings
-    WHERE embedding_model = 'all-MiniLM-L6-v2'
-    ORDER BY embedding::halfvec(384) <=> %b
+    WHERE {predicate}
+    ORDER BY {vector} <=> %b
     LIMIT %s
 """
 
@@ -37,15 +45,18 @@ class Raw(Store):
         pass
 
     def build_index(self) -> None:
-        if self.pg.execute("SELECT FROM embeddings LIMIT 1").fetchone() is None:
-            raise RuntimeError("there is nothing to read")
+        index = self.pg.execute(INDEX).fetchone()
+        if index is None:
+            raise RuntimeError("there is no HNSW index to read")
+        vector, predicate = map(sql.SQL, index)
+        self.statement = sql.SQL(STATEMENT).format(vector=vector, predicate=predicate)
 
     def query(self, vector: Vector) -> Any:
         return vector
 
     def vector(self, query: Any, k: int) -> list[str]:
         vector = HalfVector(query)
-        rows = self.pg.execute(STATEMENT, [vector, vector, k], prepare=True, binary=True)
+        rows = self.pg.execute(self.statement, [vector, vector, k], prepare=True, binary=True)
         return [row[2] for row in rows]
 
     def drop(self) -> None:
