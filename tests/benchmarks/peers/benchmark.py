@@ -131,7 +131,8 @@ def _wordnet(
     stored, held_out = wordnet()
     stored = stored.part(0, rows or len(stored.ids))
     end = len(stored.ids)
-    first, second = stored.part(0, LOADED), stored.part(LOADED, 2 * LOADED)
+    timed = min(LOADED, end // 2)
+    first, second = stored.part(0, timed), stored.part(timed, 2 * timed)
     for contestant in contestants:
         if not contestant.failure:
             with contestant.surviving():
@@ -143,7 +144,7 @@ def _wordnet(
             continue
         print(f"loading the rest: {contestant.name}", flush=True)
         with contestant.surviving():
-            done = LOADED * (2 if contestant.writes_vectors else 1)
+            done = timed * (2 if contestant.writes_vectors else 1)
             contestant.load(stored.part(done, end))
             contestant.call("build_index")
     _settle(databases)
