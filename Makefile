@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 NODE_STAMP := tests/node/node_modules/.installed
+PEERS := tests/benchmarks/requirements-peers.txt
+PEERS_STAMP := .bench-venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -45,7 +47,14 @@ check: $(STAMP)  ## what Django itself can check: migrations and deployment sett
 	SECRET_KEY=$$($(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(50))') \
 	$(BIN)/python manage.py check --deploy --fail-level WARNING
 
-bench: $(STAMP)  ## the measurements under tests/benchmarks
+$(PEERS_STAMP): $(PEERS)
+	$(PYTHON) -m venv .bench-venv
+	.bench-venv/bin/python -m pip install --quiet --disable-pip-version-check -r $(PEERS)
+	touch $@
+
+# The packages that this one is compared with are installed only to be measured.
+bench: $(STAMP) $(if $(filter peers,$(or $(ARGS),peers)),$(PEERS_STAMP))
+bench:  ## the measurements under tests/benchmarks (ARGS="peers growth" names some)
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 freeze: $(STAMP)  ## write the SHA-256 of the SQL files down, when they are released
@@ -57,6 +66,6 @@ stop: $(STAMP)  ## stop the embedded servers
 
 clean:  ## remove what is made by the targets above; the embedded data with it
 	@if [ -x $(BIN)/python ]; then DEBUG=true $(BIN)/python manage.py embedded stop; fi
-	rm -rf .venv .embedded .pytest_cache .mypy_cache .ruff_cache .hypothesis staticfiles
+	rm -rf .venv .bench-venv .embedded .pytest_cache .mypy_cache .ruff_cache .hypothesis staticfiles
 	rm -rf tests/node/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,7 +10,29 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+#: What a judged folder holds.
+JUDGED = (
+    "corpus.jsonl.gz",
+    "corpus_ids.json",
+    "corpus_emb.npy",
+    "queries.jsonl",
+    "query_ids.json",
+    "query_emb.npy",
+    "qrels.tsv",
+)
+
+
+def judged_folder(argument: str) -> str:
+    """The folder's full path, if all is there that judging by it takes."""
+    folder = Path(argument).resolve()
+    missing = [file for file in JUDGED if not (folder / file).is_file()]
+    if missing:
+        raise argparse.ArgumentTypeError(f"{argument} has no {', '.join(missing)}")
+    return str(folder)
 
 
 def main() -> int:
@@ -26,12 +48,35 @@ def main() -> int:
 
     from cartrita.embedded.postgres import EmbeddedPostgres
 
-    from . import latency, quality, sweep
+    from . import growth, latency, quality, sweep
+    from .peers import benchmark as peers
 
-    benchmarks = {"quality": quality.run, "sweep": sweep.run, "latency": latency.run}
+    benchmarks: dict[str, Callable[..., bool]] = {
+        "quality": quality.run,
+        "sweep": sweep.run,
+        "latency": latency.run,
+        "growth": growth.run,
+        "peers": peers.run,
+    }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*benchmarks, []], metavar="NAME")
-    names = parser.parse_args().names or list(benchmarks)
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        type=judged_folder,
+        metavar="DIR",
+        default=[],
+        help="peers: judged folders to compare by, instead of the three at hand",
+    )
+    parser.add_argument(
+        "--rows", type=int, help="growth, peers: only so many rows, for a first look"
+    )
+    given = parser.parse_args()
+    names = given.names or list(benchmarks)
+    options: dict[str, dict[str, Any]] = {
+        "growth": {"rows": given.rows},
+        "peers": {"rows": given.rows, "data": given.data},
+    }
 
     met = True
     with tempfile.TemporaryDirectory(prefix="cartrita-bench-") as folder:
@@ -42,7 +87,7 @@ def main() -> int:
             call_command("migrate", verbosity=0)
             for name in names:
                 print(f"== {name}: {sys.modules[benchmarks[name].__module__].__doc__}")
-                met &= benchmarks[name](connection)
+                met &= benchmarks[name](connection, **options.get(name, {}))
         finally:
             connection.close()
             EmbeddedPostgres.from_settings().stop()
