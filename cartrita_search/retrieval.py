@@ -336,11 +336,11 @@ def _hit(row: Sequence[Any]) -> Hit:
 
 
 def _explained_hit(row: Sequence[Any]) -> Hit:
-    return Hit(*row[:_HIT_COLUMNS], Explanation(*row[_HIT_COLUMNS:]))
+    return Hit(*row[:_HIT_COLUMNS], explanation=Explanation(*row[_HIT_COLUMNS:]))
 
 
 def _similar_hit(row: Sequence[Any]) -> Hit:
-    return Hit(*row, row[-1], None, "vector")
+    return Hit(*row, vector_similarity=row[-1], keyword_score=None, matched_by="vector")
 
 
 def _configured(user: int | None, options: Options) -> tuple[bool, int]:

@@ -37,6 +37,11 @@ STEPS = (
     "0002_add_vector_extension",
     "0003_optimize_vector_indexes",
     "0004_add_redis_hybrid_search",
+    "0005_search_filters",
+    "0006_bulk_ingest",
+    "0007_embedding_work",
+    "0008_source_sync",
+    "0009_reweigh_keywords",
 )
 OUR_MODELS = list(apps.get_app_config("cartrita_search").get_models())
 

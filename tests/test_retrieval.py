@@ -89,6 +89,7 @@ class Corpus:
 
     def passing(
         self,
+        *,
         user_id_filter: int | None = None,
         source_filter: str | None = None,
         metadata_filter: Jsonb | None = None,
@@ -834,8 +835,8 @@ def raising(kind: type[SearchError], message: str | None = None) -> Iterator[Non
 
 def columns(hit: Hit) -> dict[str, Any]:
     """An explained hit as the row of hybrid_search that it was."""
-    row = asdict(hit)
-    explanation = row.pop("explanation")
+    row: dict[str, Any] = asdict(hit)
+    explanation: dict[str, Any] = row.pop("explanation")
     assert (row.pop("snippet"), row.pop("rerank_score")) == (None, None)
     for leg in ("vector", "keyword"):
         explanation[f"effective_{leg}_weight"] = explanation.pop(f"{leg}_weight")
