@@ -14,6 +14,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -33,6 +34,9 @@ BATCH_SIZE = 5000
 
 #: Characters and bytes at which a batch is full with fewer rows.
 BATCH_BYTES = 32 << 20
+
+#: Rows of a batch that are worth a second connection, where an index is in place.
+SIDE_BY_SIDE = 100
 
 #: New vectors that an index in place takes in sooner than it is rebuilt.
 FEW = 1000
@@ -266,6 +270,11 @@ _Row = tuple[
     bytes | None,
 ]  # fmt: skip
 
+#: Rows inserted, rows updated, vectors inserted, keys of vectors without a document.
+_Merged = tuple[int, int, int, list[_Key]]
+
+_NO_DOCUMENT = InvalidArgument("There is no such document.")
+
 _STAGING = """
     CREATE TEMPORARY TABLE ingest_batch (
         position integer, source_table text, source_id text, chunk_index integer,
@@ -323,6 +332,8 @@ class _Load:
     new_vectors: int = 0
     #: Whether new vectors are put aside; None: not decided yet.
     deferred: bool | None = False
+    has_index: bool = False
+    thread: Executor | None = None
     languages: dict[str, str | SearchError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -332,7 +343,6 @@ class _Load:
             raise InvalidArgument(f"index is 'auto', 'keep' or 'rebuild', not {self.index!r}.")
         if self.batch_size < 1:
             raise InvalidArgument(f"batch_size must be at least 1, not {self.batch_size}.")
-        self.connection = connections[self.using]
 
     def run(
         self,
@@ -344,6 +354,14 @@ class _Load:
         if expected is None and isinstance(items, Sized):
             expected = len(items)
         self._look_up_model(expected)
+        try:
+            self._store_all(items, row_of)
+        finally:
+            self._close_second_connection()
+        self._finish()
+        return self.report
+
+    def _store_all(self, items: Iterable[Item], row_of: Callable[[Item], _Row]) -> None:
         rows: dict[_Key, _Row] = {}
         given = refused = size = 0
         for item in items:
@@ -352,7 +370,7 @@ class _Load:
                 key = _key_of(item)
                 row = row_of(item)
             except SearchError as error:
-                self._refuse(item.source_table, item.source_id, item.chunk_index, error)
+                self._refuse((item.source_table, item.source_id, item.chunk_index), error)
                 refused += 1
             else:
                 rows[key] = row
@@ -363,18 +381,15 @@ class _Load:
                 given = refused = size = 0
         if given:
             self._store(rows, given, refused)
-        self._finish()
-        return self.report
 
     def _look_up_model(self, expected: int | None) -> None:
-        with search_errors(), self.connection.cursor() as cursor:
+        with search_errors(), connections[self.using].cursor() as cursor:
             cursor.execute(_MODEL, {"name": self.model})
             row = cursor.fetchone()
             cursor.execute(_OWNS_THE_TABLES)
             (is_owner,) = cursor.fetchone()
-        has_index = False
         if row is not None:
-            self.model, self.dimensions, has_index, self.indexed_rows = row
+            self.model, self.dimensions, self.has_index, self.indexed_rows = row
         if self.index == "rebuild":
             if not is_owner:
                 raise InvalidArgument(
@@ -382,7 +397,7 @@ class _Load:
                     'Nothing was changed. Load with index="keep", or as the owner.',
                 )
             self.deferred = True
-        elif self.index == "auto" and has_index and is_owner:
+        elif self.index == "auto" and self.has_index and is_owner:
             large = max(FEW, self.indexed_rows // 3)
             self.deferred = None if expected is None else expected > large
 
@@ -440,7 +455,7 @@ class _Load:
                 with (
                     search_errors(),
                     transaction.atomic(using=self.using),
-                    self.connection.cursor() as cursor,
+                    connections[self.using].cursor() as cursor,
                 ):
                     cursor.execute("SELECT text_search_language(%s)::text", [name])
                     (known,) = cursor.fetchone()
@@ -490,68 +505,105 @@ class _Load:
 
     # Batches
 
-    def _refuse(
-        self, source_table: object, source_id: object, chunk_index: int, error: SearchError
-    ) -> None:
-        table, key = (
-            str(part).encode("utf-8", "backslashreplace").decode()
-            for part in (source_table, source_id)
+    def _refuse(self, key: tuple[object, object, int], error: SearchError) -> None:
+        source_table, source_id = (
+            str(part).encode("utf-8", "backslashreplace").decode() for part in key[:2]
         )
+        chunk_index = key[2]
         if self.on_error == "raise":
             raise type(error)(
-                f"{table}/{key}#{chunk_index}: {error.message}",
+                f"{source_table}/{source_id}#{chunk_index}: {error.message}",
                 "Its batch was not stored; those before it were.",
             ) from error
         self.report.refused += 1
         if len(self.report.refusals) < KEPT_REFUSALS:
             self.report.refusals.append(
-                Refusal(table, key, chunk_index, error.code, error.message)
+                Refusal(source_table, source_id, chunk_index, error.code, error.message)
             )
 
     def _store(self, rows: dict[_Key, _Row], given: int, refused: int) -> None:
-        """One batch: one transaction."""
+        """One batch: one transaction, or two side by side."""
         if rows:
             keys = sorted(rows)
-            missing: list[int]
-            with (
-                search_errors(),
-                transaction.atomic(using=self.using),
-                self.connection.cursor() as cursor,
-            ):
-                cursor.execute(_STAGING)
-                with (
-                    self.connection.wrap_database_errors,
-                    cursor.copy("COPY pg_temp.ingest_batch FROM STDIN (FORMAT binary)") as copy,
-                ):
-                    copy.set_types(_TYPES)
-                    for position, key in enumerate(keys, 1):
-                        copy.write_row((position, *key, *rows[key]))
-                cursor.execute(
-                    "SELECT * FROM merge_ingest_batch(%s, %s, %s, %s)",
-                    [self.model, self.dimensions, bool(self.deferred), self.replace_owner],
-                )
-                inserted, updated, new_vectors, missing = cursor.fetchone()
-                # Within a transaction of the caller's it would outlive the batch.
-                cursor.execute("DROP TABLE pg_temp.ingest_batch")
-                for position in missing:
-                    self._refuse(
-                        *keys[position - 1], InvalidArgument("There is no such document.")
-                    )
-            self.report.inserted += inserted
-            self.report.updated += updated
-            self.report.unchanged += given - refused - inserted - updated - len(missing)
-            self.new_vectors += new_vectors
+            if self._goes_into_an_index and len(keys) > SIDE_BY_SIDE:
+                beside = self._second_connection().submit(self._merge, keys[1::2], rows)
+                merged = [self._merge(keys[::2], rows), beside.result()]
+            else:
+                merged = [self._merge(keys, rows)]
+            for inserted, updated, new_vectors, missing in merged:
+                self.report.inserted += inserted
+                self.report.updated += updated
+                self.report.unchanged -= inserted + updated + len(missing)
+                self.new_vectors += new_vectors
+                for key in missing:
+                    self._refuse(key, _NO_DOCUMENT)
+            self.report.unchanged += given - refused
             if self.deferred is None and self.new_vectors >= self._few:
                 self.deferred = True
         if self.progress is not None:
             self.progress(given)
+
+    def _merge(self, keys: list[_Key], rows: dict[_Key, _Row]) -> _Merged:
+        """Store the rows of these keys, which are in order, in one transaction."""
+        connection = connections[self.using]
+        with (
+            search_errors(),
+            transaction.atomic(using=self.using),
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(_STAGING)
+            with (
+                connection.wrap_database_errors,
+                cursor.copy("COPY pg_temp.ingest_batch FROM STDIN (FORMAT binary)") as copy,
+            ):
+                copy.set_types(_TYPES)
+                for position, key in enumerate(keys, 1):
+                    copy.write_row((position, *key, *rows[key]))
+            cursor.execute(
+                "SELECT * FROM merge_ingest_batch(%s, %s, %s, %s)",
+                [self.model, self.dimensions, bool(self.deferred), self.replace_owner],
+            )
+            inserted, updated, new_vectors, positions = cursor.fetchone()
+            # Within a transaction of the caller's it would outlive the batch.
+            cursor.execute("DROP TABLE pg_temp.ingest_batch")
+            missing = [keys[position - 1] for position in positions]
+            if missing and self.on_error == "raise":
+                self._refuse(missing[0], _NO_DOCUMENT)
+        return inserted, updated, new_vectors, missing
+
+    @property
+    def _goes_into_an_index(self) -> bool:
+        """Whether an index holds inserts up, so that a second connection helps.
+
+        Where an error is to undo its batch, a batch is one transaction.
+        """
+        return (
+            self.has_index
+            and not self.deferred
+            and self.on_error == "report"
+            and not connections[self.using].in_atomic_block
+        )
+
+    def _second_connection(self) -> Executor:
+        """A thread, which to Django means a connection, of this load's own."""
+        if self.thread is None:
+            self.thread = ThreadPoolExecutor(1)
+        return self.thread
+
+    def _close_second_connection(self) -> None:
+        if self.thread is not None:
+            self.thread.submit(self._close_connection)
+            self.thread.shutdown()
+
+    def _close_connection(self) -> None:
+        connections[self.using].close()
 
     def _finish(self) -> None:
         if not self.deferred or self.dimensions is None:
             return
         if self.index == "auto":
             # Fewer were new than expected: the index takes them in as they are.
-            with search_errors(), self.connection.cursor() as cursor:
+            with search_errors(), connections[self.using].cursor() as cursor:
                 cursor.execute(_PUT_ASIDE, [self.model, self._few + 1])
                 (count,) = cursor.fetchone()
                 if count <= self._few:

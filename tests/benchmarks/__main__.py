@@ -26,9 +26,14 @@ def main() -> int:
 
     from cartrita.embedded.postgres import EmbeddedPostgres
 
-    from . import latency, quality, sweep
+    from . import ingest, latency, quality, sweep
 
-    benchmarks = {"quality": quality.run, "sweep": sweep.run, "latency": latency.run}
+    benchmarks = {
+        "quality": quality.run,
+        "sweep": sweep.run,
+        "latency": latency.run,
+        "ingest": ingest.run,
+    }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*benchmarks, []], metavar="NAME")
     names = parser.parse_args().names or list(benchmarks)
