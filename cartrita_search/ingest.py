@@ -11,8 +11,6 @@ import json
 import math
 import re
 import struct
-import sys
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -144,18 +142,20 @@ def upsert_documents(
     """Store documents, and the vectors they bring, under `model` (None: the default model).
 
     Any iterable; no more than a batch of it is held in memory. Each batch is one
-    transaction (a savepoint within one of the caller's). What is stored already and
-    unchanged is not written. A new text makes the vectors of the old one stale, under
-    every model. Of several documents with one key in a batch the last is stored, and
-    the others count as unchanged. A document without a language keeps the one it has
-    stored, and one without an owner its owner: only with ``replace_owner`` does that
-    make it shared, for sources that know the owner of every row.
+    transaction (a savepoint within one of the caller's); beside an index in place it
+    is two, on two connections, unless ``on_error="raise"``.
+
+    What is stored already and unchanged is not written. A new text makes the vectors
+    of the old one stale, under every model. Of several documents with one key in a
+    batch the last is stored, and the others count as unchanged. A document without a
+    language keeps the one that is stored, and one without an owner its owner: only
+    ``replace_owner`` makes it shared, for sources that know the owner of every row.
 
     A row that cannot be stored is left out and reported with its key; with
     ``on_error="raise"`` it raises its `SearchError`, its batch is undone, and those
     before it stay.
 
-    ``index`` says what becomes of the model's vector index, which holds every insert
+    ``index`` says what becomes of the model's vector index, which holds every writer
     to about a thousand rows a second. "keep" writes beside it. "rebuild" puts new
     vectors aside, where vector searches do not find them yet, and ends with
     `finish_load`, which makes all of them visible at once; a killed load is made
@@ -273,6 +273,7 @@ _Row = tuple[
 #: Rows inserted, rows updated, vectors inserted, keys of vectors without a document.
 _Merged = tuple[int, int, int, list[_Key]]
 
+_NOT_FINITE = "The vector is empty, or holds NaN or infinity."
 _NO_DOCUMENT = InvalidArgument("There is no such document.")
 
 _STAGING = """
@@ -469,23 +470,23 @@ class _Load:
     def _vector(self, vector: Sequence[float]) -> bytes:
         """The value in pgvector's binary form, checked as check_vector() in SQL does."""
         try:
-            if hasattr(vector, "astype"):
+            if hasattr(vector, "astype"):  # a NumPy array, without importing NumPy
                 values = vector.astype("f4")
                 (count,) = values.shape
                 length = math.sqrt(values @ values)
                 data: bytes = values.astype(">f4").tobytes()
             else:
-                values = array("f", vector)
+                values = vector if isinstance(vector, (list, tuple)) else list(vector)
                 count = len(values)
                 length = math.hypot(*values)
-                if sys.byteorder == "little":
-                    values.byteswap()
-                data = values.tobytes()
-        except (TypeError, ValueError, OverflowError) as error:
+                data = struct.pack(f">{count}f", *values)
+        except OverflowError as error:
+            raise InvalidArgument(_NOT_FINITE) from error
+        except (TypeError, ValueError, struct.error) as error:
             raise InvalidArgument("The vector is not a list of numbers.") from error
         if not 1e-3 <= length <= 6e4:
             if not count or not all(map(math.isfinite, struct.unpack(f">{count}f", data))):
-                raise InvalidArgument("The vector is empty, or holds NaN or infinity.")
+                raise InvalidArgument(_NOT_FINITE)
             if length == 0:
                 raise ZeroVector("The vector is zero: it has no direction.")
             raise ZeroVector(
@@ -615,7 +616,8 @@ class _Load:
             raise RebuildInProgress(
                 error.message,
                 "All rows are stored; vector searches find the new ones once "
-                f"rebuild_vector_indexes('{self.model}') has run.",
+                f"rebuild_vector_indexes('{self.model}') has run. "
+                + error.hint.removeprefix("Nothing was changed. "),
             ) from error
 
 
