@@ -527,8 +527,9 @@ class _Load:
         if rows:
             keys = sorted(rows)
             if self._goes_into_an_index and len(keys) > SIDE_BY_SIDE:
-                beside = self._second_connection().submit(self._merge, keys[1::2], rows)
-                merged = [self._merge(keys[::2], rows), beside.result()]
+                half = len(keys) // 2
+                beside = self._second_connection().submit(self._merge, keys[half:], rows)
+                merged = [self._merge(keys[:half], rows), beside.result()]
             else:
                 merged = [self._merge(keys, rows)]
             for inserted, updated, new_vectors, missing in merged:
