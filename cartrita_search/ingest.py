@@ -11,9 +11,8 @@ import json
 import math
 import re
 import struct
-import sys
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -33,6 +32,9 @@ BATCH_SIZE = 5000
 
 #: Characters and bytes at which a batch is full with fewer rows.
 BATCH_BYTES = 32 << 20
+
+#: Rows of a batch that are worth a second connection, where an index is in place.
+SIDE_BY_SIDE = 100
 
 #: New vectors that an index in place takes in sooner than it is rebuilt.
 FEW = 1000
@@ -140,18 +142,20 @@ def upsert_documents(
     """Store documents, and the vectors they bring, under `model` (None: the default model).
 
     Any iterable; no more than a batch of it is held in memory. Each batch is one
-    transaction (a savepoint within one of the caller's). What is stored already and
-    unchanged is not written. A new text makes the vectors of the old one stale, under
-    every model. Of several documents with one key in a batch the last is stored, and
-    the others count as unchanged. A document without a language keeps the one it has
-    stored, and one without an owner its owner: only with ``replace_owner`` does that
-    make it shared, for sources that know the owner of every row.
+    transaction (a savepoint within one of the caller's); beside an index in place it
+    is two, on two connections, unless ``on_error="raise"``.
+
+    What is stored already and unchanged is not written. A new text makes the vectors
+    of the old one stale, under every model. Of several documents with one key in a
+    batch the last is stored, and the others count as unchanged. A document without a
+    language keeps the one that is stored, and one without an owner its owner: only
+    ``replace_owner`` makes it shared, for sources that know the owner of every row.
 
     A row that cannot be stored is left out and reported with its key; with
     ``on_error="raise"`` it raises its `SearchError`, its batch is undone, and those
     before it stay.
 
-    ``index`` says what becomes of the model's vector index, which holds every insert
+    ``index`` says what becomes of the model's vector index, which holds every writer
     to about a thousand rows a second. "keep" writes beside it. "rebuild" puts new
     vectors aside, where vector searches do not find them yet, and ends with
     `finish_load`, which makes all of them visible at once; a killed load is made
@@ -266,6 +270,12 @@ _Row = tuple[
     bytes | None,
 ]  # fmt: skip
 
+#: Rows inserted, rows updated, vectors inserted, keys of vectors without a document.
+_Merged = tuple[int, int, int, list[_Key]]
+
+_NOT_FINITE = "The vector is empty, or holds NaN or infinity."
+_NO_DOCUMENT = InvalidArgument("There is no such document.")
+
 _STAGING = """
     CREATE TEMPORARY TABLE ingest_batch (
         position integer, source_table text, source_id text, chunk_index integer,
@@ -323,6 +333,8 @@ class _Load:
     new_vectors: int = 0
     #: Whether new vectors are put aside; None: not decided yet.
     deferred: bool | None = False
+    has_index: bool = False
+    thread: Executor | None = None
     languages: dict[str, str | SearchError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -332,7 +344,6 @@ class _Load:
             raise InvalidArgument(f"index is 'auto', 'keep' or 'rebuild', not {self.index!r}.")
         if self.batch_size < 1:
             raise InvalidArgument(f"batch_size must be at least 1, not {self.batch_size}.")
-        self.connection = connections[self.using]
 
     def run(
         self,
@@ -344,6 +355,14 @@ class _Load:
         if expected is None and isinstance(items, Sized):
             expected = len(items)
         self._look_up_model(expected)
+        try:
+            self._store_all(items, row_of)
+        finally:
+            self._close_second_connection()
+        self._finish()
+        return self.report
+
+    def _store_all(self, items: Iterable[Item], row_of: Callable[[Item], _Row]) -> None:
         rows: dict[_Key, _Row] = {}
         given = refused = size = 0
         for item in items:
@@ -352,7 +371,7 @@ class _Load:
                 key = _key_of(item)
                 row = row_of(item)
             except SearchError as error:
-                self._refuse(item.source_table, item.source_id, item.chunk_index, error)
+                self._refuse((item.source_table, item.source_id, item.chunk_index), error)
                 refused += 1
             else:
                 rows[key] = row
@@ -363,18 +382,15 @@ class _Load:
                 given = refused = size = 0
         if given:
             self._store(rows, given, refused)
-        self._finish()
-        return self.report
 
     def _look_up_model(self, expected: int | None) -> None:
-        with search_errors(), self.connection.cursor() as cursor:
+        with search_errors(), connections[self.using].cursor() as cursor:
             cursor.execute(_MODEL, {"name": self.model})
             row = cursor.fetchone()
             cursor.execute(_OWNS_THE_TABLES)
             (is_owner,) = cursor.fetchone()
-        has_index = False
         if row is not None:
-            self.model, self.dimensions, has_index, self.indexed_rows = row
+            self.model, self.dimensions, self.has_index, self.indexed_rows = row
         if self.index == "rebuild":
             if not is_owner:
                 raise InvalidArgument(
@@ -382,7 +398,7 @@ class _Load:
                     'Nothing was changed. Load with index="keep", or as the owner.',
                 )
             self.deferred = True
-        elif self.index == "auto" and has_index and is_owner:
+        elif self.index == "auto" and self.has_index and is_owner:
             large = max(FEW, self.indexed_rows // 3)
             self.deferred = None if expected is None else expected > large
 
@@ -440,7 +456,7 @@ class _Load:
                 with (
                     search_errors(),
                     transaction.atomic(using=self.using),
-                    self.connection.cursor() as cursor,
+                    connections[self.using].cursor() as cursor,
                 ):
                     cursor.execute("SELECT text_search_language(%s)::text", [name])
                     (known,) = cursor.fetchone()
@@ -454,23 +470,23 @@ class _Load:
     def _vector(self, vector: Sequence[float]) -> bytes:
         """The value in pgvector's binary form, checked as check_vector() in SQL does."""
         try:
-            if hasattr(vector, "astype"):
+            if hasattr(vector, "astype"):  # a NumPy array, without importing NumPy
                 values = vector.astype("f4")
                 (count,) = values.shape
                 length = math.sqrt(values @ values)
                 data: bytes = values.astype(">f4").tobytes()
             else:
-                values = array("f", vector)
+                values = vector if isinstance(vector, (list, tuple)) else list(vector)
                 count = len(values)
                 length = math.hypot(*values)
-                if sys.byteorder == "little":
-                    values.byteswap()
-                data = values.tobytes()
-        except (TypeError, ValueError, OverflowError) as error:
+                data = struct.pack(f">{count}f", *values)
+        except OverflowError as error:
+            raise InvalidArgument(_NOT_FINITE) from error
+        except (TypeError, ValueError, struct.error) as error:
             raise InvalidArgument("The vector is not a list of numbers.") from error
         if not 1e-3 <= length <= 6e4:
             if not count or not all(map(math.isfinite, struct.unpack(f">{count}f", data))):
-                raise InvalidArgument("The vector is empty, or holds NaN or infinity.")
+                raise InvalidArgument(_NOT_FINITE)
             if length == 0:
                 raise ZeroVector("The vector is zero: it has no direction.")
             raise ZeroVector(
@@ -490,68 +506,106 @@ class _Load:
 
     # Batches
 
-    def _refuse(
-        self, source_table: object, source_id: object, chunk_index: int, error: SearchError
-    ) -> None:
-        table, key = (
-            str(part).encode("utf-8", "backslashreplace").decode()
-            for part in (source_table, source_id)
+    def _refuse(self, key: tuple[object, object, int], error: SearchError) -> None:
+        source_table, source_id = (
+            str(part).encode("utf-8", "backslashreplace").decode() for part in key[:2]
         )
+        chunk_index = key[2]
         if self.on_error == "raise":
             raise type(error)(
-                f"{table}/{key}#{chunk_index}: {error.message}",
+                f"{source_table}/{source_id}#{chunk_index}: {error.message}",
                 "Its batch was not stored; those before it were.",
             ) from error
         self.report.refused += 1
         if len(self.report.refusals) < KEPT_REFUSALS:
             self.report.refusals.append(
-                Refusal(table, key, chunk_index, error.code, error.message)
+                Refusal(source_table, source_id, chunk_index, error.code, error.message)
             )
 
     def _store(self, rows: dict[_Key, _Row], given: int, refused: int) -> None:
-        """One batch: one transaction."""
+        """One batch: one transaction, or two side by side."""
         if rows:
             keys = sorted(rows)
-            missing: list[int]
-            with (
-                search_errors(),
-                transaction.atomic(using=self.using),
-                self.connection.cursor() as cursor,
-            ):
-                cursor.execute(_STAGING)
-                with (
-                    self.connection.wrap_database_errors,
-                    cursor.copy("COPY pg_temp.ingest_batch FROM STDIN (FORMAT binary)") as copy,
-                ):
-                    copy.set_types(_TYPES)
-                    for position, key in enumerate(keys, 1):
-                        copy.write_row((position, *key, *rows[key]))
-                cursor.execute(
-                    "SELECT * FROM merge_ingest_batch(%s, %s, %s, %s)",
-                    [self.model, self.dimensions, bool(self.deferred), self.replace_owner],
-                )
-                inserted, updated, new_vectors, missing = cursor.fetchone()
-                # Within a transaction of the caller's it would outlive the batch.
-                cursor.execute("DROP TABLE pg_temp.ingest_batch")
-                for position in missing:
-                    self._refuse(
-                        *keys[position - 1], InvalidArgument("There is no such document.")
-                    )
-            self.report.inserted += inserted
-            self.report.updated += updated
-            self.report.unchanged += given - refused - inserted - updated - len(missing)
-            self.new_vectors += new_vectors
+            if self._goes_into_an_index and len(keys) > SIDE_BY_SIDE:
+                half = len(keys) // 2
+                beside = self._second_connection().submit(self._merge, keys[half:], rows)
+                merged = [self._merge(keys[:half], rows), beside.result()]
+            else:
+                merged = [self._merge(keys, rows)]
+            for inserted, updated, new_vectors, missing in merged:
+                self.report.inserted += inserted
+                self.report.updated += updated
+                self.report.unchanged -= inserted + updated + len(missing)
+                self.new_vectors += new_vectors
+                for key in missing:
+                    self._refuse(key, _NO_DOCUMENT)
+            self.report.unchanged += given - refused
             if self.deferred is None and self.new_vectors >= self._few:
                 self.deferred = True
         if self.progress is not None:
             self.progress(given)
+
+    def _merge(self, keys: list[_Key], rows: dict[_Key, _Row]) -> _Merged:
+        """Store the rows of these keys, which are in order, in one transaction."""
+        connection = connections[self.using]
+        with (
+            search_errors(),
+            transaction.atomic(using=self.using),
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(_STAGING)
+            with (
+                connection.wrap_database_errors,
+                cursor.copy("COPY pg_temp.ingest_batch FROM STDIN (FORMAT binary)") as copy,
+            ):
+                copy.set_types(_TYPES)
+                for position, key in enumerate(keys, 1):
+                    copy.write_row((position, *key, *rows[key]))
+            cursor.execute(
+                "SELECT * FROM merge_ingest_batch(%s, %s, %s, %s)",
+                [self.model, self.dimensions, bool(self.deferred), self.replace_owner],
+            )
+            inserted, updated, new_vectors, positions = cursor.fetchone()
+            # Within a transaction of the caller's it would outlive the batch.
+            cursor.execute("DROP TABLE pg_temp.ingest_batch")
+            missing = [keys[position - 1] for position in positions]
+            if missing and self.on_error == "raise":
+                self._refuse(missing[0], _NO_DOCUMENT)
+        return inserted, updated, new_vectors, missing
+
+    @property
+    def _goes_into_an_index(self) -> bool:
+        """Whether an index holds inserts up, so that a second connection helps.
+
+        Where an error is to undo its batch, a batch is one transaction.
+        """
+        return (
+            self.has_index
+            and not self.deferred
+            and self.on_error == "report"
+            and not connections[self.using].in_atomic_block
+        )
+
+    def _second_connection(self) -> Executor:
+        """A thread, which to Django means a connection, of this load's own."""
+        if self.thread is None:
+            self.thread = ThreadPoolExecutor(1)
+        return self.thread
+
+    def _close_second_connection(self) -> None:
+        if self.thread is not None:
+            self.thread.submit(self._close_connection)
+            self.thread.shutdown()
+
+    def _close_connection(self) -> None:
+        connections[self.using].close()
 
     def _finish(self) -> None:
         if not self.deferred or self.dimensions is None:
             return
         if self.index == "auto":
             # Fewer were new than expected: the index takes them in as they are.
-            with search_errors(), self.connection.cursor() as cursor:
+            with search_errors(), connections[self.using].cursor() as cursor:
                 cursor.execute(_PUT_ASIDE, [self.model, self._few + 1])
                 (count,) = cursor.fetchone()
                 if count <= self._few:
@@ -563,7 +617,8 @@ class _Load:
             raise RebuildInProgress(
                 error.message,
                 "All rows are stored; vector searches find the new ones once "
-                f"rebuild_vector_indexes('{self.model}') has run.",
+                f"rebuild_vector_indexes('{self.model}') has run. "
+                + error.hint.removeprefix("Nothing was changed. "),
             ) from error
 
 

@@ -1185,6 +1185,7 @@ def indexed(
 ) -> int:
     """300 documents 0, 2, 4, … under an HNSW index; "few" vectors are 30."""
     monkeypatch.setattr(ingest, "FEW", 10)
+    monkeypatch.setattr(ingest, "SIDE_BY_SIDE", 20)
     pg.execute("UPDATE search_settings SET exact_scan_max_rows = 10")
     upsert_documents((around(2 * n) for n in range(300)), model="mini")
     assert "HNSW" in finish_load("mini")
@@ -1251,6 +1252,34 @@ class TestBesideAnIndex:
         assert bool(report.index) is rebuilt
         assert put_aside(pg) == 0
         assert nearest(pg) == ["0", "1", "2"]
+
+    def test_an_index_is_written_to_by_two_connections(self, pg: psycopg.Connection) -> None:
+        documents = [*odd(60), note(1001, [0.0] * 6), note(1002, [1.0])]
+        report = upsert_documents(documents, model="mini", index="keep")
+        assert outcome(report) == (60, 0, 0, 2)
+        transactions = "SELECT count(*) FROM search_documents GROUP BY xmin::text ORDER BY 1"
+        assert pg.execute(transactions).fetchall() == [(30,), (30,), (300,)]
+
+        changed = [
+            DocumentVector("notes", str(number), DIRECTIONS[number + 1]) for number in range(124)
+        ]
+        report = upsert_embeddings(changed, model="mini", index="keep")
+        assert outcome(report) == (0, 122, 0, 2)
+        assert [refusal.source_id for refusal in report.refusals] == ["121", "123"]
+
+        # Where an error is to undo its batch, a batch is one transaction.
+        with pytest.raises(InvalidArgument, match="no such document"):
+            upsert_embeddings(
+                [
+                    DocumentVector("notes", str(number), DIRECTIONS[number])
+                    for number in range(124)
+                ],
+                model="mini",
+                index="keep",
+                on_error="raise",
+            )
+        unchanged = upsert_embeddings(changed[:120], model="mini", index="keep")
+        assert outcome(unchanged) == (0, 0, 120, 0)
 
     def test_a_list_tells_its_length(self) -> None:
         assert upsert_documents(list(odd(120)), model="mini").index

@@ -48,13 +48,14 @@ def main() -> int:
 
     from cartrita.embedded.postgres import EmbeddedPostgres
 
-    from . import growth, latency, quality, sweep
+    from . import growth, ingest, latency, quality, sweep
     from .peers import benchmark as peers
 
     benchmarks: dict[str, Callable[..., bool]] = {
         "quality": quality.run,
         "sweep": sweep.run,
         "latency": latency.run,
+        "ingest": ingest.run,
         "growth": growth.run,
         "peers": peers.run,
     }
