@@ -286,9 +286,9 @@ def _fetch(
         "fusion": query.fusion,
         "language": options.get("language"),
     }
-    to_hit: Callable[[Sequence[Any]], Hit]
+    to_hit: Callable[[Sequence[Any]], Hit] = _hit
     if query.kind == "vector":
-        statement, to_hit = _SIMILARITY, _similar_hit
+        statement = _SIMILARITY
     else:
         statement = _HYBRID if user is None else _HYBRID_FOR_USER
         to_hit = _explained_hit if options.get("explain") else _hit
@@ -306,7 +306,8 @@ def _fetch(
 _DEFAULTS = (("vector_weight", 0.7), ("keyword_weight", 0.3), ("limit", DEFAULT_LIMIT))
 
 _SIMILARITY = """
-    SELECT document_id, source_table, source_id, chunk_index, title, content, metadata, similarity
+    SELECT document_id, source_table, source_id, chunk_index, title, content, metadata,
+        similarity, similarity, NULL::double precision, 'vector'
     FROM similarity_search(
         %(vector)s::vector, %(threshold)s, %(limit)s::integer, %(source)s, %(user)s::bigint,
         %(model)s, %(metadata)s, %(sources)s::text[], %(tags)s::text[],
@@ -336,11 +337,7 @@ def _hit(row: Sequence[Any]) -> Hit:
 
 
 def _explained_hit(row: Sequence[Any]) -> Hit:
-    return Hit(*row[:_HIT_COLUMNS], explanation=Explanation(*row[_HIT_COLUMNS:]))
-
-
-def _similar_hit(row: Sequence[Any]) -> Hit:
-    return Hit(*row, vector_similarity=row[-1], keyword_score=None, matched_by="vector")
+    return replace(_hit(row), explanation=Explanation(*row[_HIT_COLUMNS:]))
 
 
 def _configured(user: int | None, options: Options) -> tuple[bool, int]:

@@ -315,7 +315,7 @@ def test_json_lines_from_end_to_end(
         "Passed over: 'url'.",
         "0 deleted, which the file does not hold.",
     ]
-    assert done.stderr.splitlines()[-1] == f"{path}: 3 of 3 (100 %)"
+    assert done.stderr.splitlines()[-1].startswith(f"{path}: 3 of 3 (100 %), ")
     assert stored(pg) == [("1", 0, "c"), ("2", 0, "b")]
 
     done = manage("load_documents", written(tmp_path, notes(2)), "--source", "notes", "--prune")
