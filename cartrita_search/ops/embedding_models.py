@@ -5,6 +5,7 @@ Names are checked first: an unknown one raises `UnknownModel`, and nothing is ch
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ from ..errors import (
     search_errors,
 )
 from ..models import EmbeddingModel
+
+#: 'CSRI' as a number, as in rebuild_vector_indexes().
+_REBUILD_LOCK = 1129533001
 
 #: Vectors deleted in one transaction: a kill loses no more than these.
 BATCH_SIZE = 5000
@@ -56,12 +60,13 @@ class ModelStatus:
     def shortcomings(self) -> list[str]:
         """What a search under this model lacks, each with the command that mends it."""
         found = []
+        name = shlex.quote(self.name)
         if self.missing or self.stale:
             found.append(
                 f"{self.missing} documents have no vector under {self.name}, and {self.stale} one"
-                f" of an older text. Run: manage.py sync_embeddings --model {self.name}"
+                f" of an older text. Run: manage.py sync_embeddings --model {name}"
             )
-        rebuild = f"Run: manage.py embedding_models storage {self.name} {self.preferred_storage}"
+        rebuild = f"Run: manage.py embedding_models storage {name} {self.preferred_storage}"
         if self.put_aside:
             found.append(
                 f"{self.put_aside} vectors of {self.name} are not found before its index is"
@@ -160,6 +165,7 @@ def rebuild(name: str, *, using: str = DEFAULT_DB_ALIAS) -> str:
     Searches go on by the index in place, writers wait. Returns the report. Takes the
     owner of the tables.
     """
+    _require_owner(using)
     with search_errors(), connections[using].cursor() as cursor:
         cursor.execute("SELECT rebuild_vector_indexes(%s)", [name])
         (report,) = cursor.fetchone()
@@ -167,10 +173,9 @@ def rebuild(name: str, *, using: str = DEFAULT_DB_ALIAS) -> str:
 
 
 _DROP_PLAN = """
-    SELECT m.is_default, pg_has_role(c.relowner, 'USAGE'),
-        (SELECT count(*) FROM embeddings AS e WHERE e.embedding_model = m.name)
-    FROM embedding_models AS m, pg_class AS c
-    WHERE m.name = %s AND c.oid = 'public.embeddings'::regclass
+    SELECT m.is_default, (SELECT count(*) FROM embeddings AS e WHERE e.embedding_model = m.name)
+    FROM embedding_models AS m
+    WHERE m.name = %s
 """
 #: Invalid ones too, and what a rebuild left behind.
 _INDEXES = """
@@ -199,14 +204,10 @@ def drop_plan(name: str, *, using: str = DEFAULT_DB_ALIAS) -> DropPlan:
         row = cursor.fetchone()
         if row is None:
             raise _unknown(name, using)
-        is_default, is_owner, vectors = row
+        is_default, vectors = row
         if is_default:
             raise _refuse_default(name, using)
-        if not is_owner:
-            raise InvalidArgument(
-                "Only the owner of the tables can drop an embedding model.",
-                "Nothing was changed. Connect as the role that migrates.",
-            )
+        _require_owner(using)
         return DropPlan(name, _indexes(name, using), vectors)
 
 
@@ -257,6 +258,19 @@ def drop(
         done, deleted = _delete_row(name, using)
         vectors += deleted
     return DropPlan(name, sorted({*plan.indexes, *indexes}), vectors)
+
+
+def _require_owner(using: str) -> None:
+    with connections[using].cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class AS c "
+            "WHERE c.oid = 'public.embeddings'::regclass"
+        )
+        if cursor.fetchone() == (False,):
+            raise InvalidArgument(
+                "Only the owner of the table embeddings can build and drop its indexes.",
+                "No index and no vector was changed. Connect as the role that migrates.",
+            )
 
 
 def _unknown(name: str, using: str) -> UnknownModel:
@@ -342,9 +356,9 @@ def _delete_row(name: str, using: str) -> tuple[bool, int]:
 def _hold_off_rebuilds(using: str) -> None:
     """Hold the lock of rebuild_vector_indexes() until the transaction ends."""
     with connections[using].cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [1129533001])
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [_REBUILD_LOCK])
         if cursor.fetchone() == (False,):
             raise RebuildInProgress(
-                "Another session is rebuilding vector indexes.",
+                "Another session is rebuilding vector indexes, or dropping a model.",
                 "Run this again when it has finished: it goes on where it stopped.",
             )
