@@ -193,6 +193,12 @@ _DELETE_BATCH = """
         LIMIT %s FOR UPDATE SKIP LOCKED
     ))
 """
+#: Waits for the holder of one row, holding nothing itself.
+_DELETE_HELD = """
+    DELETE FROM embeddings AS e WHERE e.id = (
+        SELECT x.id FROM embeddings AS x WHERE x.embedding_model = %s LIMIT 1
+    )
+"""
 
 _BECAME_DEFAULT = "It became so meanwhile: its index and the vectors deleted by then are gone."
 
@@ -248,15 +254,14 @@ def drop(
     vectors = 0
     done = False
     while not done:
-        # Again after the vectors: a rebuild in between has made another.
         indexes += _drop_indexes(name, using)
         for deleted in _delete_vectors(name, batch_size, using):
             vectors += deleted
             if progress is not None:
                 progress(deleted)
+        # A rebuild in between has made another.
         indexes += _drop_indexes(name, using)
-        done, deleted = _delete_row(name, using)
-        vectors += deleted
+        done = _delete_row(name, using)
     return DropPlan(name, sorted({*plan.indexes, *indexes}), vectors)
 
 
@@ -319,6 +324,9 @@ def _delete_vectors(name: str, batch_size: int, using: str) -> Iterator[int]:
         with transaction.atomic(using=using, durable=True), connections[using].cursor() as cursor:
             cursor.execute(_DELETE_BATCH, [name, batch_size])
             deleted = int(cursor.rowcount)
+            if not deleted:
+                cursor.execute(_DELETE_HELD, [name])
+                deleted = int(cursor.rowcount)
             # Locked after the vectors, in the order of a rebuild.
             cursor.execute(
                 "SELECT is_default FROM embedding_models WHERE name = %s FOR SHARE", [name]
@@ -330,27 +338,24 @@ def _delete_vectors(name: str, batch_size: int, using: str) -> Iterator[int]:
         yield deleted
 
 
-def _delete_row(name: str, using: str) -> tuple[bool, int]:
-    """Delete the model's row, with the last vectors; tells whether, and how many.
+def _delete_row(name: str, using: str) -> bool:
+    """Delete the model's row, unless it has a vector or an index again; tells whether.
 
-    It waits for writers under this model. No vectors, no index: not done where a
-    rebuild has made one meanwhile.
+    It waits for writers under this model, and holds none of their rows meanwhile.
     """
     with transaction.atomic(using=using, durable=True), connections[using].cursor() as cursor:
         _hold_off_rebuilds(using)
-        if _indexes(name, using):
-            return False, 0
-        cursor.execute("LOCK TABLE embeddings IN ROW EXCLUSIVE MODE")
         cursor.execute(
             "SELECT is_default FROM embedding_models WHERE name = %s FOR UPDATE", [name]
         )
         if cursor.fetchone() == (True,):
             raise _refuse_default(name, using, _BECAME_DEFAULT)
-        cursor.execute("DELETE FROM embeddings WHERE embedding_model = %s", [name])
-        deleted = int(cursor.rowcount)
+        cursor.execute("SELECT EXISTS (SELECT FROM embeddings WHERE embedding_model = %s)", [name])
+        if cursor.fetchone() == (True,) or _indexes(name, using):
+            return False
         # What else is kept by model goes with it, by its foreign key.
         cursor.execute("DELETE FROM embedding_models WHERE name = %s", [name])
-        return True, deleted
+        return True
 
 
 def _hold_off_rebuilds(using: str) -> None:
