@@ -23,6 +23,9 @@ from pgvector.django import SparseVectorField, VectorField
 #: Tolerance of the sum of two weights; the database's CHECK has the same.
 WEIGHT_SUM_TOLERANCE = 1e-6
 
+#: Up to so many dimensions pgvector indexes each storage; bit takes all there can be.
+INDEXED_DIMENSIONS = {"vector": 2000, "halfvec": 4000}
+
 
 def validate_unit_interval(value: float) -> None:
     """Refuse what is not in [0, 1]; NaN is in no interval."""
@@ -226,6 +229,19 @@ class EmbeddingModel(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        super().clean()
+        most = INDEXED_DIMENSIONS.get(self.preferred_storage)
+        if most is not None and self.dimensions > most:
+            raise ValidationError(
+                {
+                    "preferred_storage": f"{self.preferred_storage} indexes up to {most} "
+                    f"dimensions; {self.name} has {self.dimensions}. Choose "
+                    f"{'halfvec, ' if self.dimensions <= INDEXED_DIMENSIONS['halfvec'] else ''}"
+                    "bit or auto."
+                }
+            )
 
 
 class SearchDocument(models.Model):

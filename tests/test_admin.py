@@ -472,15 +472,32 @@ def test_what_a_rebuild_records_is_not_for_hands(admin_client: Client) -> None:
     model = EmbeddingModel.objects.create(name="mini", dimensions=3)
     page = url("change", model)
     shown = admin_client.get(page)
-    assert set(unedited(shown)) == {"target_recall"}
+    assert set(unedited(shown)) == {"target_recall", "preferred_storage"}
     assert "exact scan, for 0 vectors. An exact scan of up to 1000" in shown.text
 
-    edited = {"target_recall": "0.9", "dimensions": "5", "ef_search": "7", "index_method": "hnsw"}
-    assert errors(admin_client.post(page, edited)) == []
+    asked = {"target_recall": "0.9", "preferred_storage": "bit"}
+    edited = {"dimensions": "5", "ef_search": "7", "index_method": "hnsw"}
+    assert errors(admin_client.post(page, asked | edited)) == []
     model.refresh_from_db()
     assert (model.target_recall, model.dimensions) == (0.9, 3)
     assert (model.ef_search, model.index_method) == (None, "exact")
-    assert len(errors(admin_client.post(page, {"target_recall": "0"}))) == 1
+    assert model.preferred_storage == "bit"
+    assert len(errors(admin_client.post(page, asked | {"target_recall": "0"}))) == 1
+
+
+def test_a_storage_that_cannot_index_the_dimension_is_refused(admin_client: Client) -> None:
+    model = EmbeddingModel.objects.create(name="large", dimensions=3072)
+    page = url("change", model)
+    shown = admin_client.get(page)
+    asked = unedited(shown) | {"preferred_storage": "vector"}
+    advice = "vector indexes up to 2000 dimensions; large has 3072. Choose halfvec, bit or auto."
+    assert advice in str(errors(admin_client.post(page, asked)))
+    for storage in ("halfvec", "bit", "auto"):
+        assert errors(admin_client.post(page, asked | {"preferred_storage": storage})) == []
+        model.refresh_from_db()
+        assert model.preferred_storage == storage
+    with pytest.raises(IntegrityError), transaction.atomic():
+        EmbeddingModel.objects.update(preferred_storage="vector")
 
 
 # --- Documents and embeddings -------------------------------------------------

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +13,17 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from tests.conftest import Connect
-from tests.postgres import refused, scalar, upsert, vector_text, wait_until_blocked
+from tests.postgres import (
+    index_name,
+    indexes_used,
+    prefer_vector_index,
+    refused,
+    scalar,
+    upsert,
+    vector_indexes,
+    vector_text,
+    wait_until_blocked,
+)
 
 pytestmark = pytest.mark.usefixtures("clean_tables")
 
@@ -97,24 +106,6 @@ def state(pg: psycopg.Connection, model: str = "model") -> dict[str, Any]:
         row = cursor.execute("SELECT * FROM embedding_models WHERE name = %s", [model]).fetchone()
     assert row is not None
     return row
-
-
-def vector_indexes(pg: psycopg.Connection) -> dict[str, int]:
-    """Name and OID of every vector index."""
-    rows = pg.execute(
-        """
-        SELECT i.relname, i.oid FROM pg_index AS x
-        JOIN pg_class AS i ON i.oid = x.indexrelid
-        JOIN pg_am AS a ON a.oid = i.relam
-        WHERE x.indrelid = 'embeddings'::regclass AND a.amname IN ('hnsw', 'ivfflat')
-            AND x.indisvalid
-        """
-    ).fetchall()
-    return dict(rows)
-
-
-def index_name(pg: psycopg.Connection, model: str = "model") -> str:
-    return str(scalar(pg, "SELECT vector_index_name(%s)", [model]))
 
 
 def force(pg: psycopg.Connection, method: str, storage: str, model: str = "model") -> None:
@@ -343,48 +334,6 @@ def test_any_name_of_a_model_works_from_upsert_to_search(
 
 
 # --- Use --------------------------------------------------------------------
-
-
-def prefer_vector_index(pg: psycopg.Connection) -> None:
-    """For tables so small that a scan is cheaper: the question is whether the index can serve."""
-    pg.execute("SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off")
-
-
-def indexes_used(pg: psycopg.Connection, query: str, parameters: Sequence[object]) -> set[str]:
-    """The indexes in the plans of all statements that this one runs, inside functions too."""
-    plans: list[Any] = []
-
-    def collect(diagnostic: psycopg.errors.Diagnostic) -> None:
-        message = diagnostic.message_primary or ""
-        if "plan:" in message:
-            plans.append(json.loads(message.partition("plan:")[2]))
-
-    pg.execute("LOAD 'auto_explain'")
-    with pg.transaction():
-        for name, value in (
-            ("auto_explain.log_min_duration", "0"),
-            ("auto_explain.log_nested_statements", "on"),
-            ("auto_explain.log_format", "json"),
-            ("client_min_messages", "log"),
-        ):
-            pg.execute("SELECT set_config(%s, %s, true)", [name, value])
-        pg.add_notice_handler(collect)
-        pg.execute(query, parameters)
-        pg.remove_notice_handler(collect)
-    assert plans
-    return set(_values(plans, "Index Name"))
-
-
-def _values(tree: Any, key: str) -> Iterator[str]:
-    """Every value under that key, however deep."""
-    if isinstance(tree, dict):
-        if key in tree:
-            yield tree[key]
-        for branch in tree.values():
-            yield from _values(branch, key)
-    elif isinstance(tree, list):
-        for branch in tree:
-            yield from _values(branch, key)
 
 
 def similar(pg: psycopg.Connection, query: str, count: int = 10, **options: object) -> list[Any]:

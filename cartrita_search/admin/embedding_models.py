@@ -9,6 +9,7 @@ from django.db import connection
 from django.http import HttpRequest
 
 from ..models import EmbeddingModel
+from ..ops.embedding_models import make_default
 from .base import ModelAdmin
 
 
@@ -16,8 +17,9 @@ from .base import ModelAdmin
 class EmbeddingModelAdmin(ModelAdmin):
     """A model is registered by its first vector, and its index recorded by a rebuild.
 
-    Neither is for hands: what is left to edit is the default and the target.
-    Deleting one means deleting its vectors first, which is no page's work.
+    Neither is for hands: what is left to edit is the default, the target, and what
+    the next index stores. Deleting one means deleting its vectors first, which is the
+    work of ``manage.py embedding_models drop``.
     """
 
     list_display = (
@@ -26,6 +28,7 @@ class EmbeddingModelAdmin(ModelAdmin):
         "is_default",
         "index_method",
         "index_storage",
+        "preferred_storage",
         "indexed_rows",
         "measured_recall",
         "target_recall",
@@ -45,7 +48,7 @@ class EmbeddingModelAdmin(ModelAdmin):
             },
         ),
         ("Recall@10", {"fields": (("target_recall", "measured_recall"),)}),
-        ("Index planned", {"fields": ("plan",)}),
+        ("Next index", {"fields": ("preferred_storage", "plan")}),
     )
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -58,7 +61,9 @@ class EmbeddingModelAdmin(ModelAdmin):
         self, request: HttpRequest, obj: EmbeddingModel | None = None
     ) -> list[str]:
         # The default is changed by choosing another, so that there always is one.
-        editable = {"target_recall"} if obj and obj.is_default else {"target_recall", "is_default"}
+        editable = {"target_recall", "preferred_storage"}
+        if not (obj and obj.is_default):
+            editable.add("is_default")
         fields = [field.name for field in EmbeddingModel._meta.concrete_fields]
         return [name for name in fields if name not in editable] + ["plan"]
 
@@ -67,9 +72,7 @@ class EmbeddingModelAdmin(ModelAdmin):
     ) -> None:
         # The admin's view holds the transaction that makes this one step.
         if "is_default" in form.changed_data:
-            # Two who choose at the same time queue here; the later one wins.
-            list(EmbeddingModel.objects.select_for_update().order_by("pk"))
-            EmbeddingModel.objects.filter(is_default=True).update(is_default=False)
+            make_default(obj.pk)
         # Nothing else: a rebuild may have recorded its figures since the page was read.
         obj.save(update_fields=form.changed_data)
 
