@@ -29,7 +29,7 @@ class SearchSettings:
     reranker: str = "cartrita_search.rerank.MaximalMarginalRelevance"
     #: Keyword arguments for that class.
     reranker_options: dict[str, Any] = field(default_factory=dict)
-    #: Candidates that are re-scored, best first, 1 to 10,000; never fewer than the results.
+    #: Candidates that are re-scored, best first, 1 to 10,000; what is ranked lower stays so.
     rerank_depth: int = 50
     #: Whether each search leaves a row in search_performance_metrics.
     record_searches: bool = True
@@ -77,12 +77,22 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
+_NONE_GIVEN: dict[str, Any] = {}
+#: The dict that was checked last, and what it says: every search asks.
+_checked: tuple[object, SearchSettings] | None = None
+
+
 def search_settings() -> SearchSettings:
     """The present settings. Raises `InvalidArgument` naming the first wrong one."""
-    loaded, problems = load(getattr(settings, "CARTRITA_SEARCH", {}))
-    if problems:
-        raise InvalidArgument(problems[0], "See the settings table in README.md.")
-    return loaded
+    global _checked  # noqa: PLW0603
+    raw = getattr(settings, "CARTRITA_SEARCH", _NONE_GIVEN)
+    checked = _checked
+    if checked is None or checked[0] is not raw:
+        loaded, problems = load(raw)
+        if problems:
+            raise InvalidArgument(problems[0], "See the settings table in README.md.")
+        _checked = checked = (raw, loaded)
+    return checked[1]
 
 
 def load(raw: object) -> tuple[SearchSettings, list[str]]:

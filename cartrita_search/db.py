@@ -92,6 +92,9 @@ class _VectorDumper(Dumper):
         return obj.binary
 
 
+psycopg.adapters.register_dumper(_Vector, _VectorDumper)
+
+
 def vector_argument(vector: Sequence[float]) -> object:
     """A vector as an argument of a statement run by `binary_cursor`, as ``%b::vector``."""
     return _Vector(vector_binary(vector))
@@ -108,7 +111,6 @@ def binary_cursor(connection: BaseDatabaseWrapper) -> Iterator[CursorWrapper]:
     with connection.cursor() as cursor:
         raw = psycopg.Cursor(connection.connection)
         raw.format = Format.BINARY
-        raw.adapters.register_dumper(_Vector, _VectorDumper)
         cursor.cursor = raw
         yield cursor
 

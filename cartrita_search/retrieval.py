@@ -244,7 +244,7 @@ def _page(
     limit, offset = options.get("limit"), options.get("offset", 0)
     rerank = options.get("rerank")
     settings = search_settings()
-    if rerank is None and user is not None and settings.reranker is not None:
+    if rerank is None and user is not None:
         rerank, max_results = _configured(user, options)
         limit = max_results if limit is None else limit
     if not rerank or offset >= settings.rerank_depth:

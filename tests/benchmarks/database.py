@@ -26,7 +26,7 @@ def raw_connection(connection: BaseDatabaseWrapper) -> psycopg.Connection:
 
 def truncate(pg: psycopg.Connection) -> None:
     """Empty the search tables, vector indexes included: loading goes before building."""
-    pg.execute("TRUNCATE search_documents, embeddings, keyword_statistics, keyword_corpora")
+    pg.execute("TRUNCATE search_documents, keyword_statistics, keyword_corpora CASCADE")
     # Without rows every model's plan is the exact scan: this drops their indexes.
     pg.execute("SELECT rebuild_vector_indexes()")
 

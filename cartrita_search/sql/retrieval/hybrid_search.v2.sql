@@ -166,7 +166,8 @@ keyword_leg AS MATERIALIZED (
 ),
 -- Scalar subqueries, evaluated only where a leg left a gap: a lookup by key each.
 -- As joins the planner, which does not know how few the candidates are, may
--- prefer to hash the whole table.
+-- prefer to hash the whole table; and where it takes the model for a rare one
+-- (without concat), to read the whole index that begins with the model for each.
 completed AS MATERIALIZED (
     SELECT coalesce(v.id, k.id) AS id,
         v.rank AS vector_rank,
@@ -204,7 +205,7 @@ FROM (
             END,
             CASE
                 WHEN _has_vector THEN format(
-                    '(SELECT 1 - (e.embedding <=> $1) FROM embeddings AS e WHERE e.document_id = k.id AND e.embedding_model = %L)',
+                    '(SELECT 1 - (e.embedding <=> $1) FROM embeddings AS e WHERE e.document_id = k.id AND concat(e.embedding_model) = %L)',
                     _model.name)
                 ELSE 'NULL'
             END,

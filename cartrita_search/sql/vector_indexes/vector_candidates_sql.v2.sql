@@ -36,13 +36,15 @@ DECLARE
     _filtered CONSTANT boolean := NOT (p_filter IS NULL);
     _of_model CONSTANT text := format(
         'e.embedding_model = %L AND e.segment <= %s', p_model.name, p_model.visible_segment);
-    -- OFFSET 0 keeps the lookup of each document's vector one by key: as a join the
-    -- planner may prefer to read the whole table of vectors.
+    -- A lookup by document for each: as a join (without OFFSET 0) the planner may
+    -- prefer to read the whole table of vectors, and where it takes the model for a
+    -- rare one (without concat) the whole index that begins with the model.
     _exact CONSTANT text := concat(
         CASE
             WHEN _filtered THEN concat(
                 'SELECT e.* FROM search_documents AS d CROSS JOIN LATERAL (SELECT e.id, e.document_id, e.embedding FROM embeddings AS e WHERE e.document_id = d.id AND ',
-                _of_model, ' OFFSET 0) AS e WHERE true', search_filter_sql(p_filter, 'd'))
+                replace(_of_model, 'e.embedding_model', 'concat(e.embedding_model)'),
+                ' OFFSET 0) AS e WHERE true', search_filter_sql(p_filter, 'd'))
             ELSE 'SELECT e.id, e.document_id, e.embedding FROM embeddings AS e WHERE ' || _of_model
         END,
         -- Where many are as near as the last, the id decides which: pages are stable.
