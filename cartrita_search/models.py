@@ -126,7 +126,7 @@ class SearchSettings(models.Model):
         help_text="Candidates that each leg of a hybrid search proposes, at least.",
     )
     keyword_candidate_budget = models.IntegerField(
-        default=5000,
+        default=2500,
         validators=[MinValueValidator(100), MaxValueValidator(10_000_000)],
         help_text="Sum of document frequencies up to which a query's words, rarest first, "
         "propose candidates.",

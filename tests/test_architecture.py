@@ -130,6 +130,7 @@ OBJECTS = {
     "vector_extension": "vector",
     "search_documents_keyword_columns": "search_documents",  # two columns more
     "embedding_models_preferred_storage": "embedding_models",  # a column more
+    "search_settings_keyword_budget": "search_settings",  # another default
     "embeddings_segment": "embeddings",  # a column more
     "embedding_models_visible_segment": "embedding_models",
 }

@@ -23,6 +23,7 @@ class Migration(migrations.Migration):
         RunSQLFile("retrieval/effective_retrieval_config.v1.sql"),
         ReplaceSQLFile("retrieval/hybrid_search_for_user.v2.sql"),
         RunSQLFile("retrieval/search_snippet.v1.sql"),
+        RunSQLFile("retrieval/search_settings_keyword_budget.v1.sql"),
         RunSQLFile("retrieval/search_documents_tags.v1.sql"),
         RunSQLFile("retrieval/search_documents_metadata.v1.sql"),
         RunSQLFile("retrieval/search_documents_created_at.v1.sql"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 
@@ -20,21 +21,12 @@ from tests.collections_data import (
 )
 
 from .database import raw_connection, truncate
+from .peers.raw import statement
 from .report import Measurement, show
 
 #: Of the 1,000 held-out queries; those before warm caches and plans up.
 QUERIES = 500
 WARM_UP = 50
-
-#: By hand: the index, the model's literal name and cast, prepared, binary in and out.
-RAW_STATEMENT = """
-    SELECT id, source_table, source_id, chunk_index, metadata,
-           embedding::halfvec(384) <=> %b AS distance
-    FROM embeddings
-    WHERE embedding_model = 'all-MiniLM-L6-v2'
-    ORDER BY embedding::halfvec(384) <=> %b
-    LIMIT 10
-"""
 
 
 def run(connection: BaseDatabaseWrapper) -> bool:
@@ -44,7 +36,12 @@ def run(connection: BaseDatabaseWrapper) -> bool:
     vectors = document_vectors("wordnet")
     rows = truth["query_rows"][: WARM_UP + QUERIES]
     wanted = {ids[row] for row in rows}
-    texts = {d.id: f"{d.title} {d.text}" for d in documents("wordnet") if d.id in wanted}
+    # Glosses quote examples; as a query that would demand the very phrase.
+    texts = {
+        d.id: f"{d.title} {d.text}".replace('"', "")
+        for d in documents("wordnet")
+        if d.id in wanted
+    }
 
     with raw_connection(connection) as pg:
         truncate(pg)
@@ -59,9 +56,11 @@ def run(connection: BaseDatabaseWrapper) -> bool:
 
         found: dict[int, list[str]] = {}
 
+        by_hand = statement(pg)
+
         def raw(row: int) -> None:
             query = HalfVector(vectors[row])
-            pg.execute(RAW_STATEMENT, [query, query], prepare=True, binary=True).fetchall()
+            pg.execute(by_hand, [query, query, 10], prepare=True, binary=True).fetchall()
 
         def similarity(row: int) -> None:
             hits = retrieval.similarity_search(vectors[row], model=MODEL)
@@ -73,11 +72,12 @@ def run(connection: BaseDatabaseWrapper) -> bool:
         def keyword(row: int) -> None:
             retrieval.keyword_search(texts[ids[row]])
 
-        # In turn, so that whatever else the machine does meets all of them.
+        # In an order drawn anew each time: the first finds the caches cold.
+        order = random.Random(1)
         searches: list[Callable[[int], None]] = [raw, similarity, hybrid, keyword]
         seconds: dict[str, list[float]] = {search.__name__: [] for search in searches}
         for row in rows:
-            for search in searches:
+            for search in order.sample(searches, len(searches)):
                 started = time.perf_counter()
                 search(int(row))
                 seconds[search.__name__].append(time.perf_counter() - started)
@@ -105,8 +105,11 @@ def run(connection: BaseDatabaseWrapper) -> bool:
         [
             *information,
             Measurement("similarity_search: recall@10", float(recall), at_least=0.95),
-            Measurement("similarity_search / raw, p50", p50["similarity"] / p50["raw"], at_most=2),
-            Measurement("hybrid_search / raw, p50", p50["hybrid"] / p50["raw"], at_most=12),
+            Measurement(
+                "similarity_search / raw, p50", p50["similarity"] / p50["raw"], at_most=1.4
+            ),
+            Measurement("hybrid_search: p95 / p50", p95["hybrid"] / p50["hybrid"], at_most=2.5),
+            Measurement("hybrid_search / raw, p50", p50["hybrid"] / p50["raw"]),
             Measurement("keyword_search / raw, p50", p50["keyword"] / p50["raw"]),
         ]
     )

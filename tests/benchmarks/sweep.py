@@ -15,7 +15,7 @@ from .database import raw_connection, truncate
 COLLECTIONS = ("scifact", "vaswani")
 
 #: candidate_pool, keyword_candidate_budget; the third is the default.
-SETTINGS = ((30, 5000), (100, 1000), (100, 5000), (100, 10_000), (400, 20_000))
+SETTINGS = ((30, 2500), (100, 1000), (100, 2500), (100, 10_000), (400, 20_000))
 
 
 def run(connection: BaseDatabaseWrapper) -> bool:

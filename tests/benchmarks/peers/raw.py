@@ -28,6 +28,15 @@ STATEMENT = """
 """
 
 
+def statement(pg: psycopg.Connection) -> sql.Composed:
+    """The `STATEMENT` that the index answers: query, query, how many; in binary."""
+    index = pg.execute(INDEX).fetchone()
+    if index is None:
+        raise RuntimeError("there is no HNSW index to read")
+    vector, predicate = map(sql.SQL, index)
+    return sql.SQL(STATEMENT).format(vector=vector, predicate=predicate)
+
+
 class Raw(Store):
     """Reads what `Cartrita` has written, by the same index."""
 
@@ -45,11 +54,7 @@ class Raw(Store):
         pass
 
     def build_index(self) -> None:
-        index = self.pg.execute(INDEX).fetchone()
-        if index is None:
-            raise RuntimeError("there is no HNSW index to read")
-        vector, predicate = map(sql.SQL, index)
-        self.statement = sql.SQL(STATEMENT).format(vector=vector, predicate=predicate)
+        self.statement = statement(self.pg)
 
     def query(self, vector: Vector) -> Any:
         return vector
