@@ -46,7 +46,7 @@ class Cartrita(Store):
             cursor.execute(statement, parameters)
 
     def create(self) -> None:
-        self._execute("TRUNCATE search_documents, embeddings, keyword_statistics, keyword_corpora")
+        self._execute("TRUNCATE search_documents, keyword_statistics, keyword_corpora CASCADE")
         # Without rows every model's plan is the exact scan: this drops their indexes.
         self._execute("SELECT rebuild_vector_indexes()")
         self._execute("SELECT register_embedding_model(%s, %s)", [MODEL, DIMENSIONS])
@@ -61,7 +61,7 @@ class Cartrita(Store):
         return [
             Document(SOURCE, key, title, text, vector)
             for key, title, text, vector in zip(
-                batch.ids, batch.titles, batch.texts, batch.vectors.tolist(), strict=True
+                batch.ids, batch.titles, batch.texts, batch.vectors, strict=True
             )
         ]
 
@@ -80,7 +80,7 @@ class Cartrita(Store):
         )
         return [
             DocumentVector(SOURCE, key, vector)
-            for key, vector in zip(batch.ids, batch.vectors.tolist(), strict=True)
+            for key, vector in zip(batch.ids, batch.vectors, strict=True)
         ]
 
     def load_vectors(self, records: Any) -> None:
