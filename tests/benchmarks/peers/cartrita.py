@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import django
 from django.apps import apps
@@ -11,8 +11,17 @@ from django.conf import settings
 
 from .store import DIMENSIONS, EF_SEARCH, HNSW_EF_CONSTRUCTION, HNSW_M, Batch, Server, Store
 
+if TYPE_CHECKING:
+    from cartrita_search.ingest import IngestReport
+
 SOURCE = "documents"
 MODEL = "all-MiniLM-L6-v2"
+
+
+def all_stored(report: IngestReport) -> None:
+    """Raise where a row was refused: the rate would be that of fewer rows."""
+    if report.refused:
+        raise RuntimeError(f"{report.refused} rows were refused, {report.refusals[0]} first")
 
 
 class Cartrita(Store):
@@ -69,15 +78,13 @@ class Cartrita(Store):
         from cartrita_search.ingest import upsert_documents
 
         # Kept: for every store, building the index is a step of its own.
-        upsert_documents(records, model=MODEL, index="keep", on_error="raise")
+        all_stored(upsert_documents(records, model=MODEL, index="keep"))
 
     def prepare_vectors(self, batch: Batch) -> Any:
         from cartrita_search.ingest import Document, DocumentVector, upsert_documents
 
         rows = list(zip(batch.ids, batch.titles, batch.texts, strict=True))
-        upsert_documents(
-            (Document(SOURCE, key, title, text) for key, title, text in rows), on_error="raise"
-        )
+        all_stored(upsert_documents(Document(SOURCE, key, *texts) for key, *texts in rows))
         return [
             DocumentVector(SOURCE, key, vector)
             for key, vector in zip(batch.ids, batch.vectors, strict=True)
@@ -86,7 +93,7 @@ class Cartrita(Store):
     def load_vectors(self, records: Any) -> None:
         from cartrita_search.ingest import upsert_embeddings
 
-        upsert_embeddings(records, model=MODEL, index="keep", on_error="raise")
+        all_stored(upsert_embeddings(records, model=MODEL, index="keep"))
 
     def build_index(self) -> None:
         self._execute("SELECT rebuild_vector_indexes()")
