@@ -161,7 +161,9 @@ def upsert_documents(
     `finish_load`, which makes all of them visible at once; a killed load is made
     visible by the next rebuild. "auto" does so where an index is in place, the load is
     large beside it (more than 1000 rows and a third of it; where neither ``expected``
-    nor ``len()`` tells, from a tenth on) and the role owns the tables.
+    nor ``len()`` tells, from a tenth on) and the role owns the tables; where none is in
+    place, a load of more than 1000 new vectors outside a transaction ends with
+    `finish_load` if the plan is to have one.
 
     ``progress`` is called with the number of rows of each finished batch. After a
     large load that was not put aside, call `finish_load`.
@@ -301,6 +303,10 @@ _OWNS_THE_TABLES = """
     SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class AS c
     WHERE c.oid = 'public.embeddings'::regclass
 """
+_PLANS_AN_INDEX = """
+    SELECT (vector_index_plan(m.name)).method <> 'exact' FROM embedding_models AS m
+    WHERE m.name = %(name)s OR %(name)s::text IS NULL AND m.is_default
+"""
 _PUT_ASIDE = """
     SELECT count(*) FROM (
         SELECT FROM embeddings AS e
@@ -334,6 +340,7 @@ class _Load:
     #: Whether new vectors are put aside; None: not decided yet.
     deferred: bool | None = False
     has_index: bool = False
+    is_owner: bool = False
     thread: Executor | None = None
     languages: dict[str, str | SearchError] = field(default_factory=dict)
 
@@ -388,17 +395,17 @@ class _Load:
             cursor.execute(_MODEL, {"name": self.model})
             row = cursor.fetchone()
             cursor.execute(_OWNS_THE_TABLES)
-            (is_owner,) = cursor.fetchone()
+            (self.is_owner,) = cursor.fetchone()
         if row is not None:
             self.model, self.dimensions, self.has_index, self.indexed_rows = row
         if self.index == "rebuild":
-            if not is_owner:
+            if not self.is_owner:
                 raise InvalidArgument(
                     "Only the owner of the tables can rebuild an index.",
                     'Nothing was changed. Load with index="keep", or as the owner.',
                 )
             self.deferred = True
-        elif self.index == "auto" and self.has_index and is_owner:
+        elif self.index == "auto" and self.has_index and self.is_owner:
             large = max(FEW, self.indexed_rows // 3)
             self.deferred = None if expected is None else expected > large
 
@@ -601,7 +608,11 @@ class _Load:
         connections[self.using].close()
 
     def _finish(self) -> None:
-        if not self.deferred or self.dimensions is None:
+        if self.dimensions is None:
+            return
+        if not self.deferred:
+            if self._wants_its_first_index():
+                self.report.index = finish_load(self.model, using=self.using)
             return
         if self.index == "auto":
             # Fewer were new than expected: the index takes them in as they are.
@@ -620,6 +631,21 @@ class _Load:
                 f"rebuild_vector_indexes('{self.model}') has run. "
                 + error.hint.removeprefix("Nothing was changed. "),
             ) from error
+
+
+    def _wants_its_first_index(self) -> bool:
+        """Whether this load has made the model large enough for the index it lacks."""
+        if (
+            self.index != "auto"
+            or self.has_index
+            or not self.is_owner
+            or self.new_vectors <= self._few
+            or connections[self.using].in_atomic_block
+        ):
+            return False
+        with search_errors(), connections[self.using].cursor() as cursor:
+            cursor.execute(_PLANS_AN_INDEX, {"name": self.model})
+            return bool(cursor.fetchone()[0])
 
 
 def _key_of(item: Document | DocumentVector) -> _Key:

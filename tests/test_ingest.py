@@ -49,6 +49,8 @@ from cartrita_search.ingest import (
 )
 from tests.conftest import Connect
 from tests.postgres import (
+    indexes_used,
+    prefer_vector_index,
     refused,
     row_versions,
     scalar,
@@ -57,7 +59,6 @@ from tests.postgres import (
     wait_until_blocked,
     writing_nothing,
 )
-from tests.test_vector_indexes import indexes_used, prefer_vector_index
 
 pytestmark = pytest.mark.usefixtures("clean_tables")
 
@@ -1357,7 +1358,21 @@ def test_without_an_index_nothing_is_put_aside(pg: psycopg.Connection) -> None:
 
     assert finished == [0, 0, 0]
     assert "exact scan" in report.index
-    assert upsert_documents(list(odd(1500)), model="mini").index == ""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_load_that_makes_a_model_large_ends_with_its_first_index(pg: psycopg.Connection) -> None:
+    assert upsert_documents(odd(1000), model="mini").index == ""
+    with transaction.atomic():  # it would keep writers waiting until the caller's commit
+        assert upsert_documents(odd(1100), model="mini").index == ""
+    assert upsert_documents(odd(1200), model="mini", index="keep").index == ""
+    pg.execute("TRUNCATE search_documents CASCADE")
+
+    report = upsert_documents(odd(1001), model="mini")
+
+    assert report.inserted == 1001
+    assert "HNSW" in report.index
+    assert scalar(pg, "SELECT index_method FROM embedding_models") == "hnsw"
 
 
 @pytest.mark.django_db(transaction=True)

@@ -93,6 +93,34 @@ class TestOptions:
         assert names("tomato soup", "--source", "notes") == ["7"]
         assert "7" not in names("tomato soup", "--source", "articles")
 
+    def test_several_sources(self) -> None:
+        store("notes", {"7": TEXTS["soup"]})
+        store("drafts", {"8": TEXTS["soup"]})
+        both = names("tomato soup", "--source", "notes", "--source", "drafts")
+        assert sorted(both) == ["7", "8"]
+
+    def test_tags(self) -> None:
+        upsert_documents(
+            [
+                Document("tagged", "both", "", "tomato", tags=["a", "b"]),
+                Document("tagged", "one", "", "tomato", tags=["a"]),
+            ]
+        )
+        assert names("tomato", "--keyword-only", "--tag", "a", "--tag", "b") == ["both"]
+        assert len(names("tomato", "--keyword-only", "--tag", "a")) == 2
+
+    def test_offset_goes_on_where_the_page_before_ended(self) -> None:
+        whole = names("minutes")
+        assert names("minutes", "--offset", "2", "--limit", "2") == whole[2:4]
+        lines = run("minutes", "--offset", "2", "--limit", "1").splitlines()
+        assert lines[2].split()[0] == "3"
+
+    def test_re_ranking_and_explanation_in_the_json(self) -> None:
+        assert {hit["rerank_score"] for hit in found("car motor")} == {None}
+        hits = found("car motor", "--rerank")
+        assert None not in {hit["rerank_score"] for hit in hits}
+        assert hits[0]["explanation"]["vector_rank"] == 1
+
     def test_model(self) -> None:
         assert names("car motor", "--model", "all-MiniLM-L6-v2")[0] == "engine"
 

@@ -1,6 +1,7 @@
 """``manage.py search``: one search from the command line."""
 
 import json
+from argparse import BooleanOptionalAction
 from dataclasses import asdict
 from typing import Any
 
@@ -28,12 +29,29 @@ class Command(BaseCommand):
         parser.add_argument("text")
         parser.add_argument("--user", help="username or id: their documents, their weights")
         parser.add_argument("--limit", type=int, help="results at most (default: 10, or theirs)")
-        parser.add_argument("--source", metavar="TABLE", help="only documents of this table")
+        parser.add_argument("--offset", type=int, default=0, help="results to pass over")
+        parser.add_argument(
+            "--source",
+            action="append",
+            metavar="TABLE",
+            help="only documents of this table; again for several",
+        )
+        parser.add_argument(
+            "--tag",
+            action="append",
+            metavar="TAG",
+            help="only documents with this tag; again for several, all of which they must have",
+        )
         parser.add_argument("--model", metavar="NAME", help="embedding model")
         legs = parser.add_mutually_exclusive_group()
         legs.add_argument("--weights", metavar="VECTOR,KEYWORD", help="in [0, 1], sum 1: 0.7,0.3")
         legs.add_argument("--vector-only", action="store_true", help="by meaning alone")
         legs.add_argument("--keyword-only", action="store_true", help="by words alone")
+        parser.add_argument(
+            "--rerank",
+            action=BooleanOptionalAction,
+            help="re-score the best (default: as the user's configuration says)",
+        )
         parser.add_argument("--json", action="store_true", help="print the hits as JSON")
 
     def handle(self, *args: Any, text: str, **options: Any) -> None:
@@ -41,8 +59,12 @@ class Command(BaseCommand):
         chosen: Options = {
             "user": _user(options["user"]),
             "limit": options["limit"],
+            "offset": options["offset"],
             "source": options["source"],
+            "tags": options["tag"],
             "model": options["model"],
+            "explain": options["json"],
+            "rerank": options["rerank"],
         }
         try:
             if options["keyword_only"]:
@@ -74,7 +96,7 @@ class Command(BaseCommand):
                             hit.keyword_score,
                             hit.hybrid_score,
                         )
-                        for rank, hit in enumerate(hits, 1)
+                        for rank, hit in enumerate(hits, options["offset"] + 1)
                     ],
                     right=[0, 4, 5, 6],
                 )

@@ -84,7 +84,9 @@ class Cartrita(Store):
         from cartrita_search.ingest import Document, DocumentVector, upsert_documents
 
         rows = list(zip(batch.ids, batch.titles, batch.texts, strict=True))
-        all_stored(upsert_documents(Document(SOURCE, key, *texts) for key, *texts in rows))
+        all_stored(
+            upsert_documents(Document(SOURCE, key, title, text) for key, title, text in rows)
+        )
         return [
             DocumentVector(SOURCE, key, vector)
             for key, vector in zip(batch.ids, batch.vectors, strict=True)
