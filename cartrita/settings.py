@@ -57,6 +57,7 @@ env = Environment(
     POSTGRES_PASSWORD=(str, ""),
     POSTGRES_SSL=(bool, False),
     CONN_MAX_AGE=(int, 60),
+    PREPARE_STATEMENTS=(bool, False),
     CARTRITA_EMBEDDED_DIR=(str, str(BASE_DIR / ".embedded")),
     # Redis
     REDIS_URL=(str, ""),
@@ -208,6 +209,9 @@ def database() -> dict[str, Any]:
         }
     else:
         config = {"ENGINE": EMBEDDED_ENGINE, "NAME": "cartrita"}
+    if env("PREPARE_STATEMENTS"):
+        # psycopg's own default, which Django turns off for poolers' sake.
+        config["OPTIONS"] = {"prepare_threshold": 5} | config.get("OPTIONS", {})
     return {"CONN_MAX_AGE": env("CONN_MAX_AGE"), "CONN_HEALTH_CHECKS": True} | config
 
 

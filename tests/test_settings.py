@@ -113,6 +113,16 @@ def test_the_env_file_is_read_and_the_environment_wins(load: Load, tmp_path: Pat
     assert loaded["DATABASES"]["default"]["CONN_MAX_AGE"] == 7
 
 
+@pytest.mark.parametrize(
+    "url", ["", "postgres://u@h/d?sslmode=require", "postgres://u@h/d?prepare_threshold=9"]
+)
+def test_statements_are_prepared_only_when_asked_for(load: Load, url: str) -> None:
+    given = load(DEBUG="true", DATABASE_URL=url)["DATABASES"]["default"].get("OPTIONS", {})
+    prepared = load(DEBUG="true", DATABASE_URL=url, PREPARE_STATEMENTS="true")
+    assert "prepare_threshold" not in given or "9" in url
+    assert prepared["DATABASES"]["default"]["OPTIONS"] == {"prepare_threshold": 5} | given
+
+
 def test_the_root_of_the_site_leads_to_the_admin(client: Client) -> None:
     assert client.get("/").headers["Location"] == "/admin/"
 

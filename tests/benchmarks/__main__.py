@@ -84,6 +84,8 @@ def main() -> int:
         settings.EMBEDDED_DIR = Path(folder)
         settings.EMBEDDED_POSTGRES = {}
         settings.DEBUG = False  # or Django would keep a log of every query
+        # As with PREPARE_STATEMENTS: what it is compared with is prepared too.
+        connection.settings_dict["OPTIONS"] = {"prepare_threshold": 5}
         try:
             call_command("migrate", verbosity=0)
             for name in names:

@@ -43,6 +43,8 @@ class Cartrita(Store):
                     "PORT": server.port,
                     "USER": server.user,
                     "NAME": server.dbname,
+                    # As with PREPARE_STATEMENTS: the baseline is prepared too.
+                    "OPTIONS": {"prepare_threshold": 5},
                 }
             }
             django.setup()
