@@ -11,6 +11,7 @@ trusted code. Pass ``user`` whenever a person sees the result.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,6 @@ from uuid import UUID
 from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.timezone import is_naive, make_aware
-from psycopg.types.json import Jsonb
 
 from . import metrics
 from .conf import search_settings
@@ -241,13 +241,14 @@ def _page(
     query: _Query, options: Options, user: int | None, details: dict[str, float]
 ) -> list[Hit]:
     """The hits asked for; the first of all re-ranked where that is wanted."""
-    limit, offset = options.get("limit"), options.get("offset", 0)
+    limit, offset = options.get("limit"), options.get("offset") or 0
     rerank = options.get("rerank")
     settings = search_settings()
     if rerank is None and user is not None:
         rerank, max_results = _configured(user, options)
         limit = max_results if limit is None else limit
-    if not rerank or offset >= settings.rerank_depth:
+    # What is no page at all is left for the database to refuse.
+    if not rerank or not 0 <= offset < settings.rerank_depth or (limit is not None and limit < 1):
         return _fetch(query, options, user, limit, offset)
     if limit is None:
         _, limit = _configured(user, options)
@@ -267,7 +268,6 @@ def _fetch(
     query: _Query, options: Options, user: int | None, limit: int | None, offset: int
 ) -> list[Hit]:
     source = options.get("source")
-    metadata = options.get("metadata")
     parameters: dict[str, Any] = {
         "text": None if query.text is None else _clean(query.text),
         "vector": None if query.vector is None else vector_argument(query.vector),
@@ -280,7 +280,7 @@ def _fetch(
         "source": source if isinstance(source, str) else None,
         "sources": None if source is None or isinstance(source, str) else list(source),
         "model": options.get("model"),
-        "metadata": None if metadata is None else Jsonb(metadata),
+        "metadata": _metadata(options),
         "tags": _tags(options),
         "created_after": _aware(options.get("created_after")),
         "fusion": query.fusion,
@@ -416,6 +416,17 @@ def _user_id(options: Options) -> int | None:
 
 def _alias(options: Options) -> str:
     return options.get("using") or DEFAULT_DB_ALIAS
+
+
+def _metadata(options: Options) -> str | None:
+    metadata = options.get("metadata")
+    try:
+        return None if metadata is None else json.dumps(metadata)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgument(
+            f"The metadata to filter by cannot be written as JSON: {error}.",
+            'Give an object like {"kind": "note"}.',
+        ) from error
 
 
 def _tags(options: Options) -> list[str] | None:

@@ -1032,6 +1032,13 @@ def test_nobody_is_not_everybody(function: Callable[..., list[Hit]], nobody: Any
         ({"metadata": {"k": "\0"}}, errors.InvalidArgument),
         ({"metadata": {"k": "\ud800"}}, errors.InvalidArgument),
         ({"metadata": {"k": math.nan}}, errors.InvalidArgument),
+        ({"metadata": {"k": object()}}, errors.InvalidArgument),
+        ({"metadata": ["k"]}, errors.InvalidArgument),
+        ({"created_after": "the other day"}, errors.InvalidArgument),
+        ({"offset": -1}, errors.InvalidMatchCount),
+        ({"offset": -1, "rerank": True}, errors.InvalidMatchCount),
+        ({"limit": 0, "rerank": True}, errors.InvalidMatchCount),
+        ({"offset": 9_995}, errors.InvalidMatchCount),
     ],
 )
 def test_errors_are_of_one_class_each(arguments: dict[str, Any], kind: type[SearchError]) -> None:

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import transaction
+from django.db import connection, transaction
 from django.test import override_settings
 from django.utils.timezone import make_naive
 from hypothesis import HealthCheck, given
@@ -465,6 +465,19 @@ def test_no_text_escapes_into_the_markup(
     assert snippet.count("<mark>") == snippet.count("</mark>")
     assert "\x01" not in snippet
     assert "\x02" not in snippet
+
+
+def test_prepared_statements_answer_the_same(library: User) -> None:
+    """As with PREPARE_STATEMENTS, which prepares what has been run five times."""
+    plain = wanted()
+    raw: psycopg.Connection = connection.connection
+    raw.prepare_threshold = 0
+    try:
+        assert [wanted() for _ in range(7)] == [plain] * 7
+        prepared = scalar(raw, "SELECT count(*) FROM pg_prepared_statements")
+    finally:
+        raw.prepare_threshold = None
+    assert prepared > 0
 
 
 # --- Re-ranking ------------------------------------------------------------------
