@@ -439,7 +439,14 @@ def _tags(options: Options) -> list[str] | None:
 
 
 def _aware(moment: datetime | None) -> datetime | None:
-    return make_aware(moment) if moment is not None and is_naive(moment) else moment
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime):
+        raise InvalidArgument(
+            f"created_after must be a datetime, not {moment!r}.",
+            "datetime.fromisoformat() reads one from a text.",
+        )
+    return make_aware(moment) if is_naive(moment) else moment
 
 
 def _clean(text: str) -> str:

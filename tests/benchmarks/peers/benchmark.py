@@ -29,7 +29,7 @@ QUERIES = 500
 WARM_UP = 50
 
 #: Rows by which writing is timed, without a vector index and with one, in turns of so many.
-LOADED = 10_000
+LOADED = 40_000
 LOADED_INTO_INDEX = 4_000
 TURNS = 4
 
