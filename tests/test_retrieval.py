@@ -357,10 +357,10 @@ def test_what_one_leg_found_gets_its_true_score_on_the_other(
     longer = call(corpus.pg, "hybrid_search", QUERY, query_vector, match_count=20, fusion=fusion)
 
     cosines, bm25 = corpus.cosines(query_vector), corpus.bm25(QUERY)
-    assert_ranked(hits, fuse(cosines, bm25, fusion=fusion, pool=10, rrf_k=5)[:2])
+    assert_ranked(hits, fuse(cosines, bm25, fusion=fusion, pool=40, rrf_k=5)[:2])
     # Each window of the ranking reaches four times as far as the one before it.
     expected: list[Fused] = []
-    for window, pool in ((2, 10), (8, 32), (32, 128)):
+    for window, pool in ((10, 40), (40, 160)):
         ranked = fuse(cosines, bm25, fusion=fusion, pool=pool, rrf_k=5)
         placed = {hit.key for hit in expected}
         expected += [hit for hit in ranked if hit.key not in placed][: window - len(placed)]

@@ -323,7 +323,7 @@ class Candidates:
 
 def hybrid_windows(model: str, using: str) -> list[Window]:
     """The windows in which hybrid_search ranks its first `DEPTH` results; see there."""
-    results = [SearchSettings.objects.using(using).get().candidate_pool // 4]
+    results = [max(10, SearchSettings.objects.using(using).get().candidate_pool // 4)]
     while results[-1] < DEPTH:
         results.append(4 * results[-1])
     with connections[using].cursor() as cursor:

@@ -37,8 +37,8 @@
 --
 -- How pages fit together although each leg proposes a limited number: see
 -- similarity_search. The first window here are the results up to a quarter of
--- candidate_pool, from so many candidates of each leg; each further one reaches
--- four times as far, from four candidates for each result.
+-- candidate_pool (ten at least: the usual search is one window); each further one
+-- reaches four times as far. Each leg proposes four candidates for each result.
 
 CREATE FUNCTION public.hybrid_search(
     query_text text,
@@ -143,7 +143,7 @@ BEGIN
     _filter := make_search_filter(
         user_id_filter, source_filter, source_filters, metadata_filter, tag_filter, created_after);
 
-    _window := _settings.candidate_pool / 4;
+    _window := greatest(10, _settings.candidate_pool / 4);
     LOOP
         _pool := greatest(_settings.candidate_pool, 4 * _window);
         IF _has_vector THEN
