@@ -256,9 +256,10 @@ def test_the_list_says_how_each_model_stands(
     pg: psycopg.Connection, two_models: tuple[Vectors, Vectors]
 ) -> None:
     pg.execute("UPDATE search_documents SET content = 'changed' WHERE source_id < '11'")
-    of_new = "WHERE embedding_model = 'new' AND source_id = %s"
-    pg.execute(f"DELETE FROM embeddings {of_new}", ["5"])
-    pg.execute(f"UPDATE embeddings SET segment = 9 {of_new}", ["6"])
+    pg.execute("DELETE FROM embeddings WHERE embedding_model = 'new' AND source_id = '5'")
+    pg.execute(
+        "UPDATE embeddings SET segment = 9 WHERE embedding_model = 'new' AND source_id = '6'"
+    )
     pg.execute("SELECT register_embedding_model('none yet', 16000)")
     changed = scalar(pg, "SELECT count(*) FROM search_documents WHERE content = 'changed'")
 
