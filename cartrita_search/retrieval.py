@@ -244,14 +244,15 @@ def _page(
     limit, offset = options.get("limit"), options.get("offset") or 0
     rerank = options.get("rerank")
     settings = search_settings()
-    if rerank is None and user is not None:
-        rerank, max_results = _configured(user, options)
+    if user is not None and (rerank is None or limit is None):
+        rerank_enabled, max_results = _configured(user, options)
+        rerank = rerank_enabled if rerank is None else rerank
         limit = max_results if limit is None else limit
+    elif limit is None:
+        limit = DEFAULT_LIMIT
     # What is no page at all is left for the database to refuse.
-    if not rerank or not 0 <= offset < settings.rerank_depth or (limit is not None and limit < 1):
+    if not rerank or not 0 <= offset < settings.rerank_depth or limit < 1:
         return _fetch(query, options, user, limit, offset)
-    if limit is None:
-        _, limit = _configured(user, options)
     depth = settings.rerank_depth
     hits = _fetch(query, options, user, max(depth, offset + limit), 0)
     started = time.perf_counter()
@@ -265,7 +266,7 @@ def _milliseconds(started: float) -> float:
 
 
 def _fetch(
-    query: _Query, options: Options, user: int | None, limit: int | None, offset: int
+    query: _Query, options: Options, user: int | None, limit: int, offset: int
 ) -> list[Hit]:
     source = options.get("source")
     parameters: dict[str, Any] = {
@@ -303,7 +304,7 @@ def _fetch(
         return [to_hit(row) for row in cursor.fetchall()]
 
 
-_DEFAULTS = (("vector_weight", 0.7), ("keyword_weight", 0.3), ("limit", DEFAULT_LIMIT))
+_DEFAULTS = (("vector_weight", 0.7), ("keyword_weight", 0.3))
 
 _SIMILARITY = """
     SELECT document_id, source_table, source_id, chunk_index, title, content, metadata,
@@ -340,10 +341,8 @@ def _explained_hit(row: Sequence[Any]) -> Hit:
     return replace(_hit(row), explanation=Explanation(*row[_HIT_COLUMNS:]))
 
 
-def _configured(user: int | None, options: Options) -> tuple[bool, int]:
+def _configured(user: int, options: Options) -> tuple[bool, int]:
     """Whether re-ranking is on for that person, and how many results they want."""
-    if user is None:
-        return False, DEFAULT_LIMIT
     with search_errors(), binary_cursor(connections[_alias(options)]) as cursor:
         cursor.execute(
             "SELECT c.rerank_enabled, c.max_results "

@@ -545,6 +545,8 @@ def test_a_person_s_configuration_asks_for_re_ranking(
     config.save()
     assert keys(wanted(user=library)) == [*keys(plain)[2::-1], *keys(plain)[3:]]
     assert keys(wanted(user=library, rerank=False)) == keys(plain)
+    for rerank in (None, False):  # their number of results counts either way
+        assert len(similarity_search([1, 0], user=library, rerank=rerank)) == 4
     assert keys(wanted(user=library, limit=2)) == keys(plain)[2:0:-1]
     # Somebody without a configuration, and a search for nobody in particular.
     assert {hit.rerank_score for hit in wanted(user=library.pk + 1)} == {None}

@@ -80,9 +80,8 @@ BEGIN
 
     LOOP
         _before := begin_vector_scan(_model, vector_candidate_count(_model, _window));
-        -- No more than this in one statement, because it is planned each time: with
-        -- the caches full of vectors that takes a quarter of the search. What follows
-        -- is planned once a session.
+        -- No more than this in one statement, because it is planned each time, which is
+        -- a tenth of the search. What follows is planned once a session.
         EXECUTE format(
             'SELECT array_agg(v.id) AS ids, array_agg(v.document_id) AS documents, array_agg(v.similarity) AS similarities FROM (%s) AS v',
             vector_candidates_sql(_model, _filter, vector_candidate_count(_model, _window)))
