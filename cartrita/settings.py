@@ -56,6 +56,7 @@ env = Environment(
     POSTGRES_USER=(str, ""),
     POSTGRES_PASSWORD=(str, ""),
     POSTGRES_SSL=(bool, False),
+    MIGRATE_DATABASE_URL=(str, ""),
     CONN_MAX_AGE=(int, 60),
     PREPARE_STATEMENTS=(bool, False),
     CARTRITA_EMBEDDED_DIR=(str, str(BASE_DIR / ".embedded")),
@@ -284,4 +285,5 @@ CARTRITA_SEARCH: dict[str, Any] = {
     "METRICS_BUFFER_ROWS": env("METRICS_BUFFER_ROWS"),
     "METRICS_FLUSH_SECONDS": env("METRICS_FLUSH_SECONDS"),
     "GRANT_ROLE": env("GRANT_ROLE"),
+    "DIRECT_DATABASE_URL": env("MIGRATE_DATABASE_URL"),
 }

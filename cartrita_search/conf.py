@@ -41,6 +41,12 @@ class SearchSettings:
     metrics_flush_seconds: float = 5.0
     #: Role that may use the tables and functions; "" grants to nobody else.
     grant_role: str = ""
+    #: The server itself, as a URL, where DATABASES names a pooler: what holds a session's
+    #: lock, and what no pooler carries, goes there. "": DATABASES names the server.
+    direct_database_url: str = ""
+
+
+_POSTGRES_SCHEMES = ("postgres://", "postgresql://")
 
 
 def _is_path(value: object) -> bool:
@@ -74,6 +80,10 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "metrics_flush_seconds": ("a number of seconds above 0, 86,400 at most", _is_seconds),
     "grant_role": ("a role's name", lambda v: isinstance(v, str)),
+    "direct_database_url": (
+        "a URL like postgres://user:password@host:5432/name",
+        lambda v: isinstance(v, str) and (not v or v.startswith(_POSTGRES_SCHEMES)),
+    ),
 }
 
 
@@ -109,7 +119,8 @@ def load(raw: object) -> tuple[SearchSettings, list[str]]:
     for name, value in values.items():
         expected, fits = _EXPECTED[name]
         if not fits(value):
-            # Options are not shown: there may be a secret among them.
-            found = "" if name.endswith("_options") else f", not {value!r}"
+            # There may be a secret among these.
+            secret = name.endswith(("_options", "_url"))
+            found = "" if secret else f", not {value!r}"
             problems.append(f'CARTRITA_SEARCH["{name.upper()}"] must be {expected}{found}.')
     return (SearchSettings() if problems else SearchSettings(**values)), problems

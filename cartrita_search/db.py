@@ -5,23 +5,26 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import random
 import struct
 import sys
+import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import psycopg
-from django.db import ProgrammingError, transaction
+from django.db import DEFAULT_DB_ALIAS, ProgrammingError, connections, transaction
 from psycopg import sql
 from psycopg.adapt import Dumper
 from psycopg.errors import InsufficientPrivilege
 from psycopg.pq import Format
 
-from .errors import InvalidArgument
+from .conf import search_settings
+from .errors import DatabaseUnreachable, InvalidArgument, LockHeld, PoolerRefused
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -234,6 +237,129 @@ def pgvector_version(connection: BaseDatabaseWrapper) -> tuple[int, ...] | None:
     return _version(row[0]) if row else None
 
 
+#: The advisory locks of work that one process at a time may do in one database.
+#: rebuild_vector_indexes() takes the first one as well.
+REBUILD_LOCK = 1129533001
+MIGRATION_LOCK = 1129533002
+IMPORT_LOCK = 1129533003
+
+#: Between two looks at a lock that somebody else holds, in seconds.
+_POLL_SECONDS = (0.1, 0.4)
+
+
+@dataclass(frozen=True)
+class LockHolder:
+    """The session that holds an advisory lock."""
+
+    pid: int
+    role: str | None
+    application: str | None
+    client: str | None
+    #: How long the session has existed, as PostgreSQL writes an interval of whole seconds.
+    age: str | None
+
+    def __str__(self) -> str:
+        return (
+            f"pid {self.pid} (role {self.role or '?'}, {self.application or 'unnamed'}, "
+            f"from {self.client or 'local'}, connected {self.age or '?'} ago)"
+        )
+
+
+@contextmanager
+def direct_connection(
+    application_name: str, *, using: str = DEFAULT_DB_ALIAS
+) -> Iterator[psycopg.Connection]:
+    """A connection of one's own to the server itself, in autocommit mode.
+
+    By DIRECT_DATABASE_URL if that is set, else to where Django's database ``using`` is.
+    Raises `PoolerRefused` if a pooler is in between all the same: it would hand the
+    session, and the lock it holds, to somebody else.
+    """
+    parameters = connections[using].get_connection_params()
+    url = search_settings().direct_database_url
+    known = {
+        key: value
+        for key, value in parameters.items()
+        if key not in {"context", "cursor_factory", "prepare_threshold", "server_side_binding"}
+    }
+    # An idle session holds the lock for as long as the work takes.
+    options = f"{known.pop('options', '')} -c idle_session_timeout=0".strip()
+    settings = known | {"application_name": application_name, "options": options}
+    if url:
+        settings = {"application_name": application_name, "options": options}
+    try:
+        connection = psycopg.connect(url, autocommit=True, **settings)
+    except psycopg.OperationalError as error:
+        raise DatabaseUnreachable(
+            f"No connection to the database server: {error}".strip() + ".",
+            "Nothing was changed. Check DATABASE_URL, or MIGRATE_DATABASE_URL if it is set.",
+        ) from error
+    with connection:
+        # A pooler invents the number that it names at the start.
+        (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone() or (None,)
+        if pid != connection.info.backend_pid:
+            raise PoolerRefused(
+                "The connection goes through a pooler, which cannot hold a session's lock.",
+                "Nothing was changed. Set MIGRATE_DATABASE_URL to the server itself.",
+            )
+        yield connection
+
+
+def lock_holder(connection: psycopg.Connection, key: int) -> LockHolder | None:
+    """Who holds the advisory lock ``key`` in this database, or None."""
+    row = connection.execute(
+        """
+        SELECT l.pid, a.usename, a.application_name, a.client_addr::text,
+               date_trunc('second', clock_timestamp() - a.backend_start)::text
+        FROM pg_locks AS l
+        LEFT JOIN pg_stat_activity AS a USING (pid)
+        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+          AND l.database = (
+              SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+          AND (l.classid::bigint << 32) | l.objid::bigint = %s
+        LIMIT 1
+        """,
+        [key],
+    ).fetchone()
+    return LockHolder(*row) if row else None
+
+
+@contextmanager
+def advisory_lock(
+    connection: psycopg.Connection,
+    key: int,
+    *,
+    wait: float = 0.0,
+    waiting: Callable[[LockHolder | None], object] | None = None,
+) -> Iterator[None]:
+    """Hold the advisory lock ``key`` on this connection of `direct_connection`.
+
+    Looks again and again for ``wait`` seconds, and never queues: a session that waits
+    for a lock within a statement holds a snapshot, for which CREATE INDEX CONCURRENTLY
+    of the lock's holder waits in turn. ``waiting`` is called with each new holder.
+    Raises `LockHeld` at the deadline.
+    """
+    deadline = time.monotonic() + wait
+    seen: LockHolder | None = None
+    while connection.execute("SELECT pg_try_advisory_lock(%s)", [key]).fetchone() != (True,):
+        holder = lock_holder(connection, key)
+        if waiting is not None and holder is not None and (seen is None or holder.pid != seen.pid):
+            waiting(holder)
+        seen = holder or seen
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise LockHeld(
+                f"Another process is at it: {seen or 'it ended just now'}.",
+                "Nothing was changed. Run this again when it has finished.",
+            )
+        time.sleep(min(left, random.uniform(*_POLL_SECONDS)))  # noqa: S311 - no secret
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute("SELECT pg_advisory_unlock(%s)", [key])
+
+
 #: What an application may do with each table; the functions are SECURITY INVOKER.
 _TABLE_PRIVILEGES = {
     "search_documents": "SELECT, INSERT, UPDATE, DELETE",
@@ -248,6 +374,7 @@ _TABLE_PRIVILEGES = {
     "keyword_statistics": "SELECT, INSERT, UPDATE, DELETE",
     "keyword_corpora": "SELECT, INSERT, UPDATE, DELETE",
     "source_checkpoints": "SELECT, INSERT, UPDATE, DELETE",
+    "operator_actions": "SELECT, INSERT, DELETE",
     "search_settings": "SELECT",
     "schema_migrations": "SELECT",
     "vector_search_stats": "SELECT",

@@ -22,6 +22,8 @@ class SearchError(Exception):
     """
 
     code: ClassVar[str] = "SE000"
+    #: What a command that ends by it exits with.
+    exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -138,6 +140,33 @@ class ScratchDatabaseRefused(SearchError):
     """An evaluation's own database cannot be made."""
 
     code = "SE027"
+
+
+class LockHeld(SearchError):
+    """Another process holds the lock of this work, and kept it until the deadline."""
+
+    code = "SE028"
+    #: sysexits.h: EX_TEMPFAIL, the same command may succeed later.
+    exit_code = 75
+
+
+class PoolerRefused(SearchError):
+    """The connection goes through a pooler, which cannot hold what a session holds."""
+
+    code = "SE029"
+
+
+class DatabaseUnreachable(SearchError):
+    """The database server does not answer, or not to this role."""
+
+    code = "SE031"
+
+
+class PrivilegeMissing(SearchError):
+    """The database's role may not see or do what this work needs; the hint has the grant."""
+
+    code = "SE030"
+    exit_code = 5
 
 
 class EmbeddedServerError(SearchError):

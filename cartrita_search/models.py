@@ -559,3 +559,28 @@ class SourceCheckpoint(models.Model):
 
     def __str__(self) -> str:
         return f"{self.source_table}: {self.rows} rows"
+
+
+class OperatorAction(models.Model):
+    """What one operator's command did to the database."""
+
+    action = models.TextField()
+    subject = models.TextField(default="")
+    outcome = models.TextField(default="done")
+    reason = models.TextField(default="")
+    role = models.TextField(
+        db_default=models.Func(
+            function="CURRENT_USER", template="%(function)s", output_field=models.TextField()
+        )
+    )
+    operator = models.TextField(default="")
+    occurred_at = models.DateTimeField(db_default=Now())
+    details = models.JSONField(default=dict)
+
+    class Meta:
+        managed = False
+        db_table = "operator_actions"
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.subject}".strip()

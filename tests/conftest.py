@@ -35,6 +35,7 @@ TABLES = (
     "cache_invalidation_log",
     "redis_sessions",
     "source_checkpoints",
+    "operator_actions",
     "search_settings",
 )
 

@@ -42,9 +42,25 @@ STEPS = (
     "0007_embedding_work",
     "0008_source_sync",
     "0009_reweigh_keywords",
+    "0010_operator_actions",
+    "0011_concurrent_rebuild",
+    "0012_migration_guard",
+    "0013_v1_import",
+    "0014_metrics_by_month",
+    "0015_result_cache",
+    "0016_session_registry",
 )
 #: It changes rows, and nothing in the catalog.
 DATA_STEP = "0009_reweigh_keywords"
+#: Nothing in them yet.
+EMPTY_STEPS = (
+    "0011_concurrent_rebuild",
+    "0012_migration_guard",
+    "0013_v1_import",
+    "0014_metrics_by_month",
+    "0015_result_cache",
+    "0016_session_registry",
+)
 OUR_MODELS = list(apps.get_app_config("cartrita_search").get_models())
 
 
@@ -167,7 +183,8 @@ def test_each_step_with_rows_in_every_table_comes_off_and_goes_on_again(empty: D
         for step in STEPS:
             empty.migrate_search(step)
             made[step] = read_catalog(pg)
-        assert len({str(catalog) for catalog in made.values()}) == len(STEPS)
+        changing = len(STEPS) - len(EMPTY_STEPS)
+        assert len({str(catalog) for catalog in made.values()}) == changing
         assert made[DATA_STEP] == made[STEPS[STEPS.index(DATA_STEP) - 1]]
         # The extension stays: v1 had it before us.
         for catalog in made.values():
@@ -258,7 +275,7 @@ def test_no_migration_is_missing(manage: Manage) -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("step", [step for step in STEPS if step != DATA_STEP])
+@pytest.mark.parametrize("step", [step for step in STEPS if step not in (DATA_STEP, *EMPTY_STEPS)])
 def test_sqlmigrate_shows_both_ways(step: str) -> None:
     forwards, backwards = StringIO(), StringIO()
     call_command("sqlmigrate", "cartrita_search", step, stdout=forwards)

@@ -262,6 +262,7 @@ def test_search_settings_come_from_the_environment(load: Load) -> None:
         METRICS_BUFFER_ROWS="500",
         METRICS_FLUSH_SECONDS="0.5",
         GRANT_ROLE="app",
+        MIGRATE_DATABASE_URL="postgres://db/name",
     )
     assert loaded["CARTRITA_SEARCH"] == {
         "EMBEDDER": "house.Embedder",
@@ -274,6 +275,7 @@ def test_search_settings_come_from_the_environment(load: Load) -> None:
         "METRICS_BUFFER_ROWS": 500,
         "METRICS_FLUSH_SECONDS": 0.5,
         "GRANT_ROLE": "app",
+        "DIRECT_DATABASE_URL": "postgres://db/name",
     }
 
 

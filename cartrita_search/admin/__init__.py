@@ -6,6 +6,7 @@ from . import (  # noqa: F401
     embedding_refusals,
     embeddings,
     metrics,
+    operator_actions,
     redis_sessions,
     retrieval_configs,
     schema_migrations,

@@ -13,6 +13,7 @@ from django.core.exceptions import ValidationError
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from psycopg import sql
 
+from ..db import REBUILD_LOCK
 from ..errors import (
     IndexPlanRefused,
     InvalidArgument,
@@ -21,9 +22,6 @@ from ..errors import (
     search_errors,
 )
 from ..models import EmbeddingModel
-
-#: 'CSRI' as a number, as in rebuild_vector_indexes().
-_REBUILD_LOCK = 1129533001
 
 #: Vectors deleted in one transaction: a kill loses no more than these.
 BATCH_SIZE = 5000
@@ -361,7 +359,7 @@ def _delete_row(name: str, using: str) -> bool:
 def _hold_off_rebuilds(using: str) -> None:
     """Hold the lock of rebuild_vector_indexes() until the transaction ends."""
     with connections[using].cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [_REBUILD_LOCK])
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [REBUILD_LOCK])
         if cursor.fetchone() == (False,):
             raise RebuildInProgress(
                 "Another session is rebuilding vector indexes, or dropping a model.",

@@ -1,0 +1,45 @@
+"""The record of what operators' commands did: rows of operator_actions."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import DEFAULT_DB_ALIAS
+
+from ..models import OperatorAction
+
+
+def operator() -> str:
+    """Who runs this process, as ``user@host``."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = "?"
+    return f"{user}@{socket.gethostname()}"
+
+
+def record_action(
+    action: str,
+    subject: str = "",
+    *,
+    done: bool = True,
+    reason: str = "",
+    details: Mapping[str, Any] | None = None,
+    using: str = DEFAULT_DB_ALIAS,
+) -> None:
+    """Write down that ``action`` was done to ``subject``, or failed.
+
+    Actions so far: terminate, cancel, backup, restore, rebuild, vacuum, import_v1,
+    repair_checksum, revoke. ``details`` is any JSON object, without secrets.
+    """
+    OperatorAction.objects.using(using).create(
+        action=action,
+        subject=subject,
+        outcome="done" if done else "failed",
+        reason=reason,
+        operator=operator(),
+        details=dict(details or {}),
+    )
