@@ -6,10 +6,12 @@ STAMP := .venv/.installed
 NODE_STAMP := tests/node/node_modules/.installed
 PEERS := tests/benchmarks/requirements-peers.txt
 PEERS_STAMP := .bench-venv/.installed
+# command=Debian's package
+SYSTEM_PACKAGES := pgbouncer=pgbouncer
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types check bench freeze stop clean
+.PHONY: help venv demo packages test lint types check bench freeze stop clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +33,21 @@ demo: $(STAMP)  ## a database of real text, and real questions put to it
 	$(BIN)/python manage.py migrate
 	$(BIN)/python manage.py demo $(ARGS)
 
-test: $(STAMP) $(NODE_STAMP)  ## the whole suite, against real servers (ARGS="-k name" is passed on)
+# Servers and a browser that tests start and no package of PyPI brings. Looked for by the
+# command, so that other systems' packages do as well.
+packages:
+	@missing=; for pair in $(SYSTEM_PACKAGES); do \
+	    command -v $${pair%%=*} >/dev/null || missing="$$missing $${pair#*=}"; \
+	done; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+	    apt-get -qq install --no-install-recommends -y $$missing >/dev/null; \
+	else \
+	    echo "The tests need:$$missing. Install these, and run make test again." >&2; exit 1; \
+	fi
+
+test: $(STAMP) $(NODE_STAMP) packages  ## the whole suite, against real servers (ARGS="-k name" is passed on)
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(STAMP)  ## ruff: rules and format

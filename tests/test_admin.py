@@ -32,6 +32,7 @@ from cartrita_search.models import (
     EmbeddingRefusal,
     KeywordCorpus,
     KeywordStatistic,
+    OperatorAction,
     RedisSession,
     RetrievalConfig,
     SchemaMigration,
@@ -66,6 +67,7 @@ PAGES: dict[Model, str] = {
     CacheInvalidation: "",
     RedisSession: "",
     SourceCheckpoint: "",
+    OperatorAction: "",
     SchemaMigration: "",
 }
 
@@ -138,6 +140,7 @@ def make_rows(user: User, number: int) -> None:
         ttl_seconds=60,
         expires_at=timezone.now() + timedelta(minutes=1),
     )
+    OperatorAction.objects.create(action="terminate", subject="4711", reason=SCRIPT)
     SourceCheckpoint.objects.create(source_table=f"books-{number}", last_key=SCRIPT)
     KeywordCorpus.objects.create(language=f"language-{number}", documents=1, average_length=3)
     KeywordStatistic.objects.create(
