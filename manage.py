@@ -23,7 +23,8 @@ def main() -> None:
     except (ImproperlyConfigured, SearchError) as error:
         if "--traceback" in sys.argv:
             raise
-        sys.exit(f"{type(error).__name__}: {error}")
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(getattr(error, "exit_code", 1))
 
 
 if __name__ == "__main__":
