@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, ProgrammingError, connections, transaction
@@ -104,16 +104,19 @@ def vector_argument(vector: Sequence[float]) -> object:
 
 
 @contextmanager
-def binary_cursor(connection: BaseDatabaseWrapper) -> Iterator[CursorWrapper]:
+def binary_cursor(
+    connection: BaseDatabaseWrapper, kind: type[psycopg.Cursor[Any]] = psycopg.Cursor
+) -> Iterator[CursorWrapper]:
     """Django's cursor, but arguments and rows travel in binary form, apart from the statement.
 
     Written into the statement as text, as Django's own cursor does it, a vector of 384
     dimensions costs a similarity search an eighth of its time. Rows come as psycopg's
     types: JSON is parsed. Nothing is prepared unless the
-    connection's ``prepare_threshold`` asks for it.
+    connection's ``prepare_threshold`` asks for it. `psycopg.RawCursor` as ``kind`` takes
+    PostgreSQL's own placeholders.
     """
     with connection.cursor() as cursor:
-        raw = psycopg.Cursor(connection.connection)
+        raw = kind(connection.connection)
         raw.format = Format.BINARY
         cursor.cursor = raw
         yield cursor

@@ -23,7 +23,7 @@ from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.timezone import is_naive, make_aware
 
-from . import metrics
+from . import metrics, prepared
 from .conf import search_settings
 from .db import binary_cursor, vector_argument
 from .embedders import get_embedder
@@ -289,6 +289,8 @@ def _fetch(
     }
     to_hit: Callable[[Sequence[Any]], Hit] = _hit
     if query.kind == "vector":
+        if (hits := _prepared(query, options, user, limit, offset)) is not None:
+            return hits
         statement = _SIMILARITY
     else:
         statement = _HYBRID if user is None else _HYBRID_FOR_USER
@@ -303,6 +305,26 @@ def _fetch(
         cursor.execute(statement, parameters)
         return [to_hit(row) for row in cursor.fetchall()]
 
+
+def _prepared(
+    query: _Query, options: Options, user: int | None, limit: int, offset: int
+) -> list[Hit] | None:
+    """What `similarity_search` finds, by a statement planned once; None: call the function."""
+    if query.vector is None or user is not None or offset:
+        return None
+    if any(options.get(name) is not None for name in _RESTRICTING):
+        return None
+    with search_errors():
+        rows = prepared.nearest(
+            connections[_alias(options)], query.vector, options.get("model"), limit
+        )
+    if rows is None:
+        return None
+    return [_hit((*row, row[-1], None, "vector")) for row in rows]
+
+
+#: Options that leave out some of the vectors.
+_RESTRICTING = ("threshold", "source", "metadata", "tags", "created_after")
 
 _DEFAULTS = (("vector_weight", 0.7), ("keyword_weight", 0.3))
 

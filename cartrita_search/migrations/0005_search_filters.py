@@ -18,6 +18,7 @@ class Migration(migrations.Migration):
         ReplaceSQLFile("vector_indexes/vector_candidates_sql.v2.sql"),
         ReplaceSQLFile("vector_indexes/vector_recall.v2.sql"),
         ReplaceSQLFile("retrieval/similarity_search.v2.sql"),
+        RunSQLFile("retrieval/similarity_statement.v1.sql"),
         RunSQLFile("retrieval/hybrid_candidate.v1.sql"),
         ReplaceSQLFile("retrieval/hybrid_search.v2.sql"),
         RunSQLFile("retrieval/effective_retrieval_config.v1.sql"),

@@ -7,7 +7,7 @@
 --            similarity is the exact cosine at full precision, whatever the
 --            index stores; rows come in no particular order. There are $2 of them
 --            if so many pass the filter.
--- Called by  similarity_search, hybrid_search, vector_recall.
+-- Called by  similarity_search, similarity_statement, hybrid_search, vector_recall.
 -- Volatility STABLE. The planner's estimate decides between two ways, both right.
 --
 -- Why text: a partial expression index is used only when the query holds the
@@ -42,10 +42,10 @@ DECLARE
     _exact CONSTANT text := concat(
         CASE
             WHEN _filtered THEN concat(
-                'SELECT e.* FROM search_documents AS d CROSS JOIN LATERAL (SELECT e.id, e.document_id, e.embedding FROM embeddings AS e WHERE e.document_id = d.id AND ',
+                'SELECT e.* FROM public.search_documents AS d CROSS JOIN LATERAL (SELECT e.id, e.document_id, e.embedding FROM public.embeddings AS e WHERE e.document_id = d.id AND ',
                 replace(_of_model, 'e.embedding_model', 'concat(e.embedding_model)'),
                 ' OFFSET 0) AS e WHERE true', search_filter_sql(p_filter, 'd'))
-            ELSE 'SELECT e.id, e.document_id, e.embedding FROM embeddings AS e WHERE ' || _of_model
+            ELSE 'SELECT e.id, e.document_id, e.embedding FROM public.embeddings AS e WHERE ' || _of_model
         END,
         -- Where many are as near as the last, the id decides which: pages are stable.
         ' ORDER BY e.embedding <=> $1, e.id LIMIT $2');
@@ -60,13 +60,13 @@ BEGIN
         _copied.tags := NULL;
         _copied.created_after := NULL;
         _nearest := concat(
-            'SELECT e.id, e.document_id, e.embedding FROM embeddings AS e WHERE ', _of_model,
+            'SELECT e.id, e.document_id, e.embedding FROM public.embeddings AS e WHERE ', _of_model,
             CASE
                 WHEN _filtered THEN concat(
                     search_filter_sql(_copied, 'e'),
                     CASE
                         WHEN p_filter.tags IS NOT NULL OR p_filter.created_after IS NOT NULL THEN concat(
-                            ' AND EXISTS (SELECT FROM search_documents AS d WHERE d.id = e.document_id',
+                            ' AND EXISTS (SELECT FROM public.search_documents AS d WHERE d.id = e.document_id',
                             search_filter_sql(p_filter, 'd'), ')')
                     END)
             END,
@@ -98,7 +98,7 @@ FROM (%s) AS c%s$statement$,
         CASE
             WHEN p_filter.user_id IS NOT NULL AND _nearest <> _exact THEN '
 WHERE EXISTS (
-    SELECT FROM search_documents AS d
+    SELECT FROM public.search_documents AS d
     WHERE d.id = c.document_id AND (d.user_id = ($3).user_id OR d.user_id IS NULL)
 )'
         END);
