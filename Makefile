@@ -48,7 +48,7 @@ packages:
 	fi
 
 test: $(STAMP) $(NODE_STAMP) packages  ## the whole suite, against real servers (ARGS="-k name" is passed on)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -56,7 +56,8 @@ class Manage(Protocol):
 def embedded_servers() -> Iterator[Path]:
     """A folder of this run's own for both servers; they start when first used.
 
-    Runs at the same time share nothing, and none touches development's data.
+    Runs at the same time share nothing, nor do the workers of one run (each has servers
+    of its own), and none touches development's data.
     """
     with tempfile.TemporaryDirectory(prefix="cartrita-test-") as folder:
         settings.EMBEDDED_DIR = Path(folder)

@@ -932,7 +932,7 @@ BAD_ROWS = [
     ({"metadata": {"k": "\0"}}, InvalidArgument, "metadata holds a NUL character"),
     ({"metadata": {"k": "\udfff"}}, InvalidArgument, "metadata holds a lone surrogate"),
     ({"metadata": {"k": float("nan")}}, InvalidArgument, "cannot be written as JSON"),
-    ({"metadata": {"k": object()}}, InvalidArgument, "cannot be written as JSON"),
+    ({"metadata": {"k": {1, 2}}}, InvalidArgument, "cannot be written as JSON"),
     ({"metadata": ["k"]}, InvalidArgument, "metadata is not an object"),
     ({"tags": "wing"}, InvalidArgument, "tags is one text"),
     ({"tags": ["\0"]}, InvalidArgument, "a tag holds a NUL character"),
