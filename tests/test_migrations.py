@@ -48,7 +48,6 @@ STEPS = (
     "0013_v1_import",
     "0014_metrics_by_month",
     "0015_result_cache",
-    "0016_session_registry",
 )
 #: It changes rows, and nothing in the catalog.
 DATA_STEP = "0009_reweigh_keywords"
