@@ -39,6 +39,7 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest
 from django.utils import timezone
+from redis import RedisError
 
 from .errors import InvalidArgument, RedisUnavailable
 from .models import RedisSession
@@ -74,8 +75,8 @@ def _cache_key(data_type: str, digest: str) -> str:
 
 
 def _cache() -> Any:
-    # Typed as BaseCache is, nothing could come of set() or touch(), of which django-redis
-    # returns None where Redis did not answer.
+    # Typed as BaseCache is, nothing could come of set(), of which django-redis returns None
+    # where Redis did not answer.
     return caches[settings.SESSION_CACHE_ALIAS]
 
 
@@ -279,9 +280,10 @@ def extend(data_type: str, key: str, ttl: int) -> bool:
     entry = _live().filter(data_type=data_type, session_key_hash=digest)
     if not entry.exists():
         return False
-    touched = _cache().touch(_cache_key(data_type, digest), ttl)
-    if touched is None:
-        raise _unavailable()
+    try:
+        touched = _cache().touch(_cache_key(data_type, digest), ttl)
+    except RedisError as error:  # django-redis ignores those of other methods only
+        raise _unavailable() from error
     return bool(touched) and bool(
         entry.update(ttl_seconds=ttl, expires_at=timezone.now() + timedelta(seconds=ttl))
     )
