@@ -247,7 +247,8 @@ def redis_by_url(url: str) -> tuple[str, dict[str, Any]]:
     }
     tls = parts.scheme.startswith("rediss")
     by_sentinel = parts.scheme in {"redis+sentinel", "rediss+sentinel"}
-    location = f"redis://{login}{service}/{database or 0}?{urlencode(query)}"
+    location = f"redis://{login}{service}/{database or 0}"
+    location += f"?{urlencode(query)}" if query else ""
     try:
         parsed = parse_url(location if by_sentinel else url)  # type: ignore[no-untyped-call]
         sentinels = [urlsplit(f"//{host}") for host in hosts.split(",")] if by_sentinel else []

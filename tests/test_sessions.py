@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
@@ -38,6 +39,7 @@ from cartrita_search.sessions import (
     revoke_user,
     store,
 )
+from tests.redis_servers import StartRedis, UseRedis, until
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
 
@@ -210,18 +212,16 @@ def test_a_logout_leaves_nothing(browser: Browser) -> None:
     assert cache.get(in_redis(key)) is None
 
 
-def test_a_logged_out_key_that_redis_brings_up_again_is_worth_nothing(
-    browser: Browser, soon: None, monkeypatch: pytest.MonkeyPatch
+def test_a_logout_holds_that_redis_never_heard_of(
+    browser: Browser, soon: None, settings: Any, request: pytest.FixtureRequest
 ) -> None:
     client = browser()
-    key = key_of(client)
-    kept = cache.get(in_redis(key))
-    # Redis does not answer; django-redis tells so by None.
-    with monkeypatch.context() as patched:
-        patched.setattr("django_redis.cache.RedisCache.delete", lambda *args, **kwargs: None)
-        client.post(reverse("admin:logout"))
+    key, alive = key_of(client), settings.CACHES
+    request.getfixturevalue("dead_redis")
+    client.post(reverse("admin:logout"))
+    settings.CACHES = alive
+    assert cache.get(in_redis(key)) is not None
     client.cookies["sessionid"] = key
-    cache.set(in_redis(key), kept)
     assert not logged_in(client)
     assert RedisSession.objects.get().revoked_at is not None
 
@@ -466,10 +466,33 @@ def test_without_redis_people_log_in_work_and_log_out(browser: Browser, ada: Use
     assert not logged_in(client)
 
 
-@pytest.mark.usefixtures("dead_redis")
-def test_without_redis_a_revocation_holds(browser: Browser, ada: User, soon: None) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("outage", ["hangs", "is killed, and starts with an older state"])
+def test_a_revocation_holds_while_redis_is_away_and_when_it_is_back(
+    outage: str, browser: Browser, ada: User, start_redis: StartRedis, use_redis: UseRedis
+) -> None:
+    server = start_redis()
+    use_redis(f"redis://127.0.0.1:{server.port}/0")
     client = browser()
-    assert revoke_user(ada) == 1
+    key = key_of(client)
+    with closing(server.client()) as asked:
+        asked.save()
+    if outage == "hangs":
+        server.hang()
+    else:
+        server.kill()
+    assert logged_in(client)
+    revoke_user(ada)
+    assert not logged_in(client)
+
+    if outage == "hangs":
+        server.go_on()
+    else:
+        server.start()
+        with closing(server.client()) as asked:
+            assert asked.exists(cache.make_key(in_redis(key))) == 1
+    client.cookies["sessionid"] = key
+    until(lambda: cache.get_or_set("back", "yes") and "back" in cache)
     assert not logged_in(client)
 
 
