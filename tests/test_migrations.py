@@ -48,6 +48,7 @@ STEPS = (
     "0013_v1_import",
     "0014_metrics_by_month",
     "0015_result_cache",
+    "0016_session_registry",
 )
 #: It changes rows, and nothing in the catalog.
 DATA_STEP = "0009_reweigh_keywords"
@@ -58,7 +59,6 @@ EMPTY_STEPS = (
     "0013_v1_import",
     "0014_metrics_by_month",
     "0015_result_cache",
-    "0016_session_registry",
 )
 OUR_MODELS = list(apps.get_app_config("cartrita_search").get_models())
 

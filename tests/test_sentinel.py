@@ -135,8 +135,8 @@ def test_when_the_primary_dies_people_stay_logged_in_and_the_next_one_is_found(
         assert logged_in()
         until(lambda: events.get_message(timeout=1))
 
-    assert logged_in()
     until(lambda: cache.get_or_set("after", "the switch") and "after" in cache)
+    assert logged_in()
     with closing(replica.client(password="secret")) as asked:
         assert asked.info("replication")["role"] == "master"
         assert asked.exists(key, cache.make_key("after")) == 2
