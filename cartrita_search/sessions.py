@@ -1,9 +1,9 @@
 """Sessions in Redis with the database behind, and the registry of what Redis keeps for people.
 
 ``SESSION_ENGINE = "cartrita_search.sessions"``. Redis and the database know a session by the
-SHA-256 of its key, so neither gives away a key that works; what Redis holds is signed like
-the row in the database, so who can write there cannot forge a session. Without a shared
-cache, let ``SESSION_CACHE_ALIAS`` name a dummy one.
+SHA-256 of its key, so neither gives away a key that works. What Redis holds is signed, for
+its key: who can write there can neither forge a session nor put one in another's place.
+Without a shared cache, let ``SESSION_CACHE_ALIAS`` name a dummy one.
 
 Every session of a person who is logged in has its row in ``redis_sessions``; anonymous
 ones have none, for there is nobody whose they are. `store`, `fetch` and `extend` keep other
@@ -116,22 +116,22 @@ class SessionStore(DatabaseStore):
 
     def load(self) -> dict[str, Any]:
         digest = key_hash(self.session_key or "")
-        key = _cache_key(SESSION, digest)
         try:
-            encoded = _cache().get(key)
+            encoded = _cache().get(_cache_key(SESSION, digest))
         except Exception:  # whatever a serializer makes of a foreign value
             logger.warning("A session in Redis cannot be read, but in the database", exc_info=True)
             encoded = None
-        if isinstance(encoded, str) and digest not in _revoked:
-            data: dict[str, Any] = self.decode(encoded)
-            if data:
-                return data
+        kept = self.decode(encoded) if isinstance(encoded, str) else {}
+        if kept.get("key") == digest and digest not in _revoked:
+            data: dict[str, Any] = kept["data"]
+            return data
         row = self._rows().filter(pk=_stored_key(digest), expire_date__gt=timezone.now()).first()
         if row is None:
             self._session_key = None
             return {}
-        _cache().set(key, row.session_data, self.get_expiry_age(expiry=row.expire_date))
-        return self.decode(row.session_data)
+        data = self.decode(row.session_data)
+        self._keep(digest, data, self.get_expiry_age(expiry=row.expire_date))
+        return data
 
     def save(self, must_create: bool = False) -> None:
         if self.session_key is None:
@@ -143,7 +143,7 @@ class SessionStore(DatabaseStore):
             super().save(must_create)
             if SESSION_KEY in data:
                 self._register(digest, data)
-        _cache().set(_cache_key(SESSION, digest), self.encode(data), self.get_expiry_age())
+        self._keep(digest, data, self.get_expiry_age())
 
     def delete(self, session_key: str | None = None) -> None:
         key = session_key or self.session_key
@@ -189,6 +189,10 @@ class SessionStore(DatabaseStore):
     def _rows(cls) -> QuerySet[AbstractBaseSession]:
         model = cls.get_model_class()
         return model._default_manager.using(router.db_for_write(model))
+
+    def _keep(self, digest: str, data: Mapping[str, Any], seconds: int) -> None:
+        encoded = self.encode({"key": digest, "data": data})
+        _cache().set(_cache_key(SESSION, digest), encoded, seconds)
 
     def _register(self, digest: str, data: Mapping[str, Any]) -> None:
         """Put the registry's row in step: its person, its time, from where it was opened."""

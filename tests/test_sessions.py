@@ -142,8 +142,10 @@ def test_redis_database_and_registry_know_a_login_by_its_hash_alone(
     session = Session.objects.get()
     assert session.session_key == digest[:40]
     assert session.get_decoded()["_auth_user_id"] == str(ada.pk)
-    # Signed, as in the database: who can write there cannot log in as somebody.
-    assert SessionStore().decode(cache.get(in_redis(key))) == session.get_decoded()
+    assert SessionStore().decode(cache.get(in_redis(key))) == {
+        "key": digest,
+        "data": session.get_decoded(),
+    }
     names = list(cache.iter_keys("*"))  # type: ignore[attr-defined]
     assert names == [in_redis(key)]
     assert not [name for name in names if key in name]
@@ -172,6 +174,15 @@ def test_what_somebody_else_wrote_to_redis_is_not_believed(browser: Browser, val
         cache.set(in_redis(key_of(someone)), value)
     assert logged_in(client)
     assert not logged_in(stranger)
+
+
+def test_a_session_of_another_is_worth_nothing_under_ones_own_key(
+    browser: Browser, ada: User
+) -> None:
+    client = browser()
+    grace = browser(User.objects.create_user("grace", password=PASSWORD, is_staff=True))
+    cache.set(in_redis(key_of(grace)), cache.get(in_redis(key_of(client))))
+    assert grace.get(reverse("admin:index")).context["user"].username == "grace"
 
 
 def test_what_no_serializer_can_read_is_not_believed(browser: Browser) -> None:
@@ -231,6 +242,32 @@ def test_a_user_agent_that_jsonb_cannot_hold_is_taken_without_it(browser: Browse
     agent = registered(client).metadata["user_agent"]
     assert agent.startswith("ab[2Jccc")
     assert len(agent) < 300
+
+
+class Elsewhere:
+    """A router that reads from a replica which is not there."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        return "replica"
+
+
+def test_nothing_of_a_session_is_read_from_a_replica(
+    ada: User, browser: Browser, settings: Any, soon: None
+) -> None:
+    key = key_of(browser())
+    settings.DATABASE_ROUTERS = [Elsewhere()]
+    assert SessionStore(key)["_auth_user_id"] == str(ada.pk)
+    cache.clear()
+    session = SessionStore(key)
+    session["seen"] = 1
+    session.save()
+    session.cycle_key()
+    assert revoke("session", session.session_key or "")
+    assert not SessionStore(session.session_key).load()
+    store("chat", "42", 1, 60)
+    assert fetch("chat", "42") == 1
+    assert extend("chat", "42", 600)
+    SessionStore.clear_expired()
 
 
 # --- Revocation -------------------------------------------------------------
