@@ -80,6 +80,16 @@ def _cache() -> Any:
     return caches[settings.SESSION_CACHE_ALIAS]
 
 
+def _text_in_redis(data_type: str, digest: str) -> str | None:
+    """What Redis has there; None where it has nothing, or nothing of ours, or is away."""
+    try:
+        text = _cache().get(_cache_key(data_type, digest))
+    except Exception:  # whatever a serializer makes of a foreign value
+        logger.warning("Redis holds a %s that cannot be read.", data_type, exc_info=True)
+        return None
+    return text if isinstance(text, str) else None
+
+
 def _registry() -> QuerySet[RedisSession]:
     # Never a replica, which may lag behind a revocation.
     return RedisSession.objects.using(router.db_for_write(RedisSession))
@@ -116,12 +126,8 @@ class SessionStore(DatabaseStore):
 
     def load(self) -> dict[str, Any]:
         digest = key_hash(self.session_key or "")
-        try:
-            encoded = _cache().get(_cache_key(SESSION, digest))
-        except Exception:  # whatever a serializer makes of a foreign value
-            logger.warning("A session in Redis cannot be read, but in the database", exc_info=True)
-            encoded = None
-        kept = self.decode(encoded) if isinstance(encoded, str) else {}
+        encoded = _text_in_redis(SESSION, digest)
+        kept = self.decode(encoded) if encoded else {}
         if kept.get("key") == digest and digest not in _revoked:
             data: dict[str, Any] = kept["data"]
             return data
@@ -265,13 +271,13 @@ def fetch(data_type: str, key: str, default: Any = None) -> Any:
     digest = _entry_hash(data_type, key)
     if not _live().filter(data_type=data_type, session_key_hash=digest).exists():
         return default
-    cache = _cache()
-    text = cache.get(_cache_key(data_type, digest))
-    if text is None:
-        if cache.has_key(_cache_key(data_type, digest)) is None:
-            raise _unavailable()
+    text = _text_in_redis(data_type, digest)
+    if text is None and _cache().has_key(_cache_key(data_type, digest)) is None:
+        raise _unavailable()
+    try:
+        return default if text is None else json.loads(text)
+    except ValueError:
         return default
-    return json.loads(text)
 
 
 def extend(data_type: str, key: str, ttl: int) -> bool:

@@ -446,6 +446,13 @@ def test_other_data_is_kept_extended_and_revoked(data_type: str, ada: User) -> N
     assert fetch(data_type, "42") == "anew"
 
 
+@pytest.mark.parametrize("value", ["no JSON", b"no text", 7])
+def test_what_somebody_else_wrote_among_other_data_is_not_there(value: Any) -> None:
+    store("chat", "42", ["hello"], 60)
+    cache.set(in_redis("42", "chat"), value)
+    assert fetch("chat", "42", "nothing") == "nothing"
+
+
 def test_what_redis_lost_or_has_expired_is_not_there() -> None:
     store("chat", "42", ["hello"], 60)
     cache.clear()
