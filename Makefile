@@ -7,7 +7,7 @@ NODE_STAMP := tests/node/node_modules/.installed
 PEERS := tests/benchmarks/requirements-peers.txt
 PEERS_STAMP := .bench-venv/.installed
 # command=Debian's package
-SYSTEM_PACKAGES := pgbouncer=pgbouncer
+SYSTEM_PACKAGES := pgbouncer=pgbouncer redis-server=redis-server redis-sentinel=redis-sentinel
 ARGS ?=
 
 .DEFAULT_GOAL := help

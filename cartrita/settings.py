@@ -8,10 +8,13 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 from environ import Env
+from redis.backoff import NoBackoff
+from redis.connection import parse_url
+from redis.retry import Retry
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -221,6 +224,69 @@ DATABASES = {"default": database()}
 # --- Redis ------------------------------------------------------------------
 
 
+SENTINEL_SECONDS = 0.25  # what a sentinel that does not answer costs, before the next is asked
+
+
+def redis_by_url(url: str) -> tuple[str, dict[str, Any]]:
+    """django-redis's LOCATION and OPTIONS of a URL: one server's, or that of its sentinels.
+
+    Of one server ``redis://``, ``rediss://`` (TLS) and ``unix://``, as redis-py reads them.
+    ``redis+sentinel://user:password@host:26379,host:26379/service/0`` names the sentinels
+    that know where the service's primary is; with ``rediss+sentinel://`` all of it is TLS.
+    """
+    parts = urlsplit(url)
+    hosts = parts.netloc.rpartition("@")[2]
+    login = parts.netloc.removesuffix(hosts)
+    service, _, database = parts.path.strip("/").partition("/")
+    query = dict(parse_qsl(parts.query))
+    # The sentinels' own login; without it they ask for none.
+    sentinel: dict[str, Any] = {
+        name: query.pop(f"sentinel_{name}")
+        for name in ("username", "password")
+        if f"sentinel_{name}" in query
+    }
+    tls = parts.scheme.startswith("rediss")
+    by_sentinel = parts.scheme in {"redis+sentinel", "rediss+sentinel"}
+    location = f"redis://{login}{service}/{database or 0}"
+    location += f"?{urlencode(query)}" if query else ""
+    try:
+        parsed = parse_url(location if by_sentinel else url)  # type: ignore[no-untyped-call]
+        sentinels = [urlsplit(f"//{host}") for host in hosts.split(",")] if by_sentinel else []
+        addresses = [(address.hostname, address.port or 26379) for address in sentinels]
+    except ValueError:
+        # The error may quote a part of the password.
+        raise ImproperlyConfigured(
+            "REDIS_URL cannot be read: it begins with redis://, rediss://, unix://,"
+            " redis+sentinel:// or rediss+sentinel://, and what is special in a password"
+            " is percent-encoded."
+        ) from None
+    if not by_sentinel:
+        return url, {}
+    if not service or not all(host for host, _ in addresses):
+        raise ImproperlyConfigured(
+            "REDIS_URL names no sentinel or no service: redis+sentinel://host:26379/service/0."
+        )
+    if service != service.lower():
+        raise ImproperlyConfigured(
+            "REDIS_URL: the service's name must be in lower case, as django-redis reads it."
+        )
+    sentinel |= {
+        "socket_timeout": SENTINEL_SECONDS,
+        "socket_connect_timeout": SENTINEL_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if tls:
+        sentinel |= {"ssl": True}
+        sentinel |= {name: value for name, value in parsed.items() if name.startswith("ssl_")}
+    return location, {
+        # Always the primary: what a replica has not got yet would be a miss, or an old value.
+        "CONNECTION_FACTORY": "django_redis.pool.SentinelConnectionFactory",
+        "SENTINELS": addresses,
+        "SENTINEL_KWARGS": sentinel,
+        "CONNECTION_POOL_KWARGS": {"ssl": True} if tls else {},
+    }
+
+
 def cache() -> dict[str, Any]:
     """The default cache: by REDIS_URL, by REDIS_*, or else what goes with the database.
 
@@ -234,7 +300,8 @@ def cache() -> dict[str, Any]:
         "SOCKET_TIMEOUT": 0.5,
     }
     if env("REDIS_URL"):
-        location = env("REDIS_URL")
+        location, by_url = redis_by_url(env("REDIS_URL"))
+        options |= by_url
     elif any(env.secret(part) for part in ("REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD")):
         location = f"redis://{env('REDIS_HOST') or 'localhost'}:{env('REDIS_PORT') or 6379}/0"
         options["PASSWORD"] = env.secret("REDIS_PASSWORD")
@@ -254,13 +321,13 @@ def cache() -> dict[str, Any]:
 CACHES = {"default": cache()}
 DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS = True
 
-# Sessions survive a lost Redis: each is written to the database as well. A
-# cache in the memory of one process would hold sessions other processes cannot see.
-SESSION_ENGINE = (
-    "django.contrib.sessions.backends.cached_db"
-    if CACHES["default"]["BACKEND"] == "django_redis.cache.RedisCache"
-    else "django.contrib.sessions.backends.db"
-)
+# Sessions survive a lost Redis: each is written to the database as well. A cache in the
+# memory of one process would hold sessions that other processes have changed since.
+SESSION_ENGINE = "cartrita_search.sessions"
+SESSION_CACHE_ALIAS = "default"
+if CACHES["default"]["BACKEND"] == "django.core.cache.backends.locmem.LocMemCache":
+    SESSION_CACHE_ALIAS = "sessions"
+    CACHES["sessions"] = {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}
 
 # --- Search (validated by cartrita_search.conf) -----------------------------
 

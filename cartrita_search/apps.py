@@ -1,13 +1,15 @@
-"""Start-up: register system checks and sources, and guard and complete ``migrate``."""
+"""Start-up: register system checks, sources and signals; guard and complete ``migrate``."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.apps import AppConfig
+from django.conf import settings
+from django.contrib.auth.signals import user_logged_in
 from django.core.management.base import CommandError
 from django.db import connections
-from django.db.models.signals import post_migrate, pre_migrate
+from django.db.models.signals import post_migrate, post_save, pre_migrate
 from django.utils.module_loading import autodiscover_modules
 
 
@@ -19,11 +21,13 @@ class CartritaSearchConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks  # noqa: F401 - registers itself on import
+        from . import checks, sessions  # noqa: F401 - checks register themselves on import
 
         autodiscover_modules("search_sources")
         pre_migrate.connect(_require_pgvector, sender=self)
         post_migrate.connect(_grant, sender=self)
+        user_logged_in.connect(sessions.remember_client)
+        post_save.connect(sessions.forget_ended, sender=settings.AUTH_USER_MODEL)
 
 
 def _require_pgvector(using: str, plan: Any = (), **kwargs: Any) -> None:

@@ -169,6 +169,13 @@ class PrivilegeMissing(SearchError):
     exit_code = 5
 
 
+class RedisUnavailable(SearchError):
+    """Redis does not answer, or none is configured; the same call may work later."""
+
+    code = "SE040"
+    exit_code = 75
+
+
 class EmbeddedServerError(SearchError):
     """The embedded PostgreSQL or Redis cannot be started or reached."""
 

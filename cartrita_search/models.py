@@ -532,12 +532,14 @@ class RedisSession(models.Model):
     ttl_seconds = models.IntegerField()
     created_at = models.DateTimeField(db_default=Now())
     expires_at = models.DateTimeField()
+    revoked_at = models.DateTimeField(null=True)
     metadata = models.JSONField(default=dict)
 
     class Meta:
         managed = False
         db_table = "redis_sessions"
         ordering = ("-created_at",)
+        permissions = (("revoke_redissession", "Can revoke sessions and other entries"),)
 
     def __str__(self) -> str:
         return f"{self.data_type} {self.session_key_hash[:12]}"

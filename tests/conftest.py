@@ -21,6 +21,7 @@ from pytest_django import DjangoDbBlocker
 
 from cartrita.embedded.postgres import EmbeddedPostgres
 from cartrita.embedded.redis import EmbeddedRedis
+from tests.redis_servers import start_redis, use_redis  # noqa: F401 - fixtures
 
 #: What tests write to; search_settings keeps its one row, with the defaults.
 TABLES = (

@@ -133,6 +133,7 @@ OBJECTS = {
     "search_settings_keyword_budget": "search_settings",  # another default
     "embeddings_segment": "embeddings",  # a column more
     "embedding_models_visible_segment": "embedding_models",
+    "redis_sessions_revoked_at": "redis_sessions",
 }
 #: v1 had the extension before us, so it stays when we go.
 NEVER_DROPPED = "ingest/vector_extension"

@@ -200,23 +200,30 @@ URL = "postgres://db/search"
 
 
 @pytest.mark.parametrize(
-    ("variables", "location", "session_engine"),
+    ("variables", "location"),
     [
-        ({}, "embedded", "cached_db"),
-        ({"REDIS_URL": "redis://r:1/2"}, "redis://r:1/2", "cached_db"),
-        ({"REDIS_HOST": "r"}, "redis://r:6379/0", "cached_db"),
-        ({"REDIS_PORT": "7"}, "redis://localhost:7/0", "cached_db"),
-        ({"REDIS_URL": "redis://r:1/2", "DATABASE_URL": URL}, "redis://r:1/2", "cached_db"),
-        ({"REDIS_URL": "redis://r:1/2", "REDIS_HOST": "other"}, "redis://r:1/2", "cached_db"),
-        ({"DATABASE_URL": URL}, None, "db"),
+        ({}, "embedded"),
+        ({"REDIS_URL": "redis://r:1/2"}, "redis://r:1/2"),
+        ({"REDIS_HOST": "r"}, "redis://r:6379/0"),
+        ({"REDIS_PORT": "7"}, "redis://localhost:7/0"),
+        ({"REDIS_URL": "redis://r:1/2", "DATABASE_URL": URL}, "redis://r:1/2"),
+        ({"REDIS_URL": "redis://r:1/2", "REDIS_HOST": "other"}, "redis://r:1/2"),
     ],
 )
-def test_where_the_cache_and_the_sessions_are(
-    load: Load, variables: dict[str, str], location: str | None, session_engine: str
+def test_where_the_cache_is_and_the_sessions_with_it(
+    load: Load, variables: dict[str, str], location: str
 ) -> None:
     loaded = load(DEBUG="true", **variables)
-    assert loaded["CACHES"]["default"].get("LOCATION") == location
-    assert loaded["SESSION_ENGINE"] == f"django.contrib.sessions.backends.{session_engine}"
+    assert loaded["CACHES"]["default"]["LOCATION"] == location
+    assert loaded["SESSION_ENGINE"] == "cartrita_search.sessions"
+    assert loaded["SESSION_CACHE_ALIAS"] == "default"
+
+
+def test_sessions_are_never_in_the_memory_of_one_process(load: Load) -> None:
+    loaded = load(DEBUG="true", DATABASE_URL=URL)
+    assert "LOCATION" not in loaded["CACHES"]["default"]
+    assert loaded["SESSION_ENGINE"] == "cartrita_search.sessions"
+    assert "dummy" in loaded["CACHES"][loaded["SESSION_CACHE_ALIAS"]]["BACKEND"]
 
 
 def test_a_redis_password_is_taken_to_the_letter(load: Load) -> None:

@@ -2,12 +2,21 @@
 
 from django.db import migrations
 
-from cartrita_search.migration_operations import RecordMigration
+from cartrita_search.migration_operations import RecordMigration, RunSQLFile
 
 
 class Migration(migrations.Migration):
     dependencies = [("cartrita_search", "0015_result_cache")]
 
     operations = [
+        RunSQLFile("sessions/redis_sessions_revoked_at.v1.sql"),
+        migrations.AlterModelOptions(
+            name="redissession",
+            options={
+                "ordering": ("-created_at",),
+                "permissions": (("revoke_redissession", "Can revoke sessions and other entries"),),
+                "managed": False,
+            },
+        ),
         RecordMigration("0016_session_registry", "Sessions in Redis, and their revocation"),
     ]

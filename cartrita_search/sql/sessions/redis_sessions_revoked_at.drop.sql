@@ -1,0 +1,1 @@
+ALTER TABLE public.redis_sessions DROP COLUMN revoked_at;
