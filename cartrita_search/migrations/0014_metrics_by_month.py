@@ -1,13 +1,17 @@
-"""The record of searches, cheap to prune."""
+"""The records of searches and of invalidations: their old rows are cheap to delete."""
 
 from django.db import migrations
 
-from cartrita_search.migration_operations import RecordMigration
+from cartrita_search.migration_operations import RecordMigration, RunSQLFile
 
 
 class Migration(migrations.Migration):
     dependencies = [("cartrita_search", "0013_v1_import")]
 
     operations = [
-        RecordMigration("0014_metrics_by_month", "The record of searches, cheap to prune"),
+        RunSQLFile("metrics/search_performance_metrics_retention.v1.sql"),
+        RunSQLFile("cache/cache_invalidation_log_retention.v1.sql"),
+        RecordMigration(
+            "0014_metrics_by_month", "The records of searches and of invalidations: cheap to prune"
+        ),
     ]
