@@ -45,6 +45,9 @@ EXIT_SECONDS = 5.0
 #: be refused for ever.
 _REFUSED = (DataError, IntegrityError, ProgrammingError, TypeError, ValueError)
 
+#: In place of a model's name: the one that is the database's default.
+DEFAULT_MODEL = ""
+
 _suspended: ContextVar[bool] = ContextVar("suspended", default=False)
 
 _COPY = """
@@ -64,12 +67,15 @@ class SearchMetric:
     #: From the call to the answer, embedding and re-ranking included.
     execution_time_ms: float
     user_id: int | None = None
-    #: The embedding model; None where no vector was used.
+    #: The embedding model, or `DEFAULT_MODEL`, whose name is looked up when the row is
+    #: written; None where no vector was used.
     model: str | None = None
     #: Kept only if STORE_QUERY_TEXT says so; otherwise its hash alone.
     query_text: str | None = None
     cache_hit: bool = False
-    #: Goes into the row's metadata: ``{"rerank_ms": 3.2}``, finite numbers and names.
+    #: Goes into the row's metadata, finite numbers and names. Searches give the parts of
+    #: ``execution_time_ms`` here: embed_ms, vector_ms, keyword_ms, rerank_ms, where the
+    #: part was done.
     details: Mapping[str, float | str | bool] = field(default_factory=dict)
 
 
@@ -259,10 +265,16 @@ def _write(rows: list[tuple[Any, ...]]) -> None:
         closing(connections.create_connection(alias)) as connection,
         connection.wrap_database_errors,
         connection.cursor() as cursor,
-        cursor.copy(_COPY) as copy,
     ):
-        for row in rows:
-            copy.write_row(row)
+        unnamed = [row[-1].obj for row in rows if row[-1].obj["model"] == DEFAULT_MODEL]
+        if unnamed:
+            cursor.execute("SELECT name FROM public.embedding_models WHERE is_default")
+            (name,) = cursor.fetchone() or (None,)
+            for metadata in unnamed:
+                metadata["model"] = name
+        with cursor.copy(_COPY) as copy:
+            for row in rows:
+                copy.write_row(row)
 
 
 _recorder = _Recorder()
