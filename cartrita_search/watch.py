@@ -7,6 +7,7 @@ wait for the answer as long as they like.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -42,6 +43,12 @@ class Watch(Generic[Answer]):
         self._alias = alias
         self._seconds = seconds
         self._keep = keep
+        self._begin_afresh()
+        if hasattr(os, "register_at_fork"):  # absent on Windows
+            # The parent's thread is not in a child, and its connection is the parent's.
+            os.register_at_fork(after_in_child=self._begin_afresh)
+
+    def _begin_afresh(self) -> None:
         self._lock = threading.Lock()
         self._asked: Future[Answer] | None = None
         self._connection: psycopg.Connection | None = None

@@ -236,3 +236,24 @@ def test_a_healthy_process_logs_nothing(client: Client, caplog: pytest.LogCaptur
     client.get("/readyz")
     client.get("/readyz")
     assert [r for r in caplog.records if r.name == health.__name__] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+def test_a_forked_process_asks_over_a_connection_of_its_own(manage: Manage) -> None:
+    script = """
+import os, sys, warnings
+from cartrita_search.health import readiness, watch
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
+assert readiness(30).ready
+parent = watch._connection.info.backend_pid
+if child := os.fork():
+    assert os.waitpid(child, 0)[1] == 0
+    assert readiness(30).ready
+    print("both")
+else:
+    assert readiness(30).ready
+    sys.exit(watch._connection.info.backend_pid == parent)
+"""
+    done = manage("shell", "--verbosity=0", "-c", script)
+    assert (done.returncode, done.stdout) == (0, "both\n"), done.stderr
