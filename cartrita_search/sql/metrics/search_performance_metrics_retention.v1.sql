@@ -12,7 +12,7 @@
 -- other way: but the role that writes the rows could not make next month's, a month
 -- would be the least to keep, and each drop would lock the whole table against writers.
 -- Deleting is cheap enough: a million rows, a day's at twelve searches a second, took
--- 1.4 s in batches of 10,000 (2 cores, PostgreSQL 18).
+-- 1.4 to 5 s in batches of 10,000 (2 cores, idle and busy; PostgreSQL 18).
 
 DROP INDEX public.search_performance_metrics_created_at;
 
