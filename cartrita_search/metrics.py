@@ -45,9 +45,6 @@ EXIT_SECONDS = 5.0
 #: be refused for ever.
 _REFUSED = (DataError, IntegrityError, ProgrammingError, TypeError, ValueError)
 
-#: In place of a model's name: the one that is the database's default.
-DEFAULT_MODEL = ""
-
 _suspended: ContextVar[bool] = ContextVar("suspended", default=False)
 
 _COPY = """
@@ -67,8 +64,8 @@ class SearchMetric:
     #: From the call to the answer, embedding and re-ranking included.
     execution_time_ms: float
     user_id: int | None = None
-    #: The embedding model, or `DEFAULT_MODEL`, whose name is looked up when the row is
-    #: written; None where no vector was used.
+    #: The embedding model. None: no vector was used, or the database's default model,
+    #: which is named when the row is written (of a search by meaning).
     model: str | None = None
     #: Kept only if STORE_QUERY_TEXT says so; otherwise its hash alone.
     query_text: str | None = None
@@ -266,7 +263,11 @@ def _write(rows: list[tuple[Any, ...]]) -> None:
         connection.wrap_database_errors,
         connection.cursor() as cursor,
     ):
-        unnamed = [row[-1].obj for row in rows if row[-1].obj["model"] == DEFAULT_MODEL]
+        unnamed = [
+            metadata.obj
+            for _, search_type, *_, metadata in rows
+            if search_type != "keyword" and metadata.obj["model"] is None
+        ]
         if unnamed:
             cursor.execute("SELECT name FROM public.embedding_models WHERE is_default")
             (name,) = cursor.fetchone() or (None,)

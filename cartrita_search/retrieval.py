@@ -220,10 +220,7 @@ def _run(query: _Query, options: Options) -> list[Hit]:
         vector, options["model"] = _embed(text, options.get("model"))
         query = query._replace(vector=vector)
         details["embed_ms"] = _milliseconds(started)
-    searched = time.perf_counter()
     hits = _page(query, options, user, details)
-    if query.kind != "hybrid":  # which tells each leg's share itself
-        details[f"{query.kind}_ms"] = _milliseconds(searched) - details.get("rerank_ms", 0.0)
     if options.get("snippets") and query.text is not None:
         hits = _with_snippets(query.text, hits, options)
     metrics.record(
@@ -232,7 +229,7 @@ def _run(query: _Query, options: Options) -> list[Hit]:
             len(hits),
             _milliseconds(started),
             user_id=user,
-            model=_model(query, options),
+            model=options.get("model"),
             query_text=query.text,
             details=details,
         )
@@ -241,6 +238,17 @@ def _run(query: _Query, options: Options) -> list[Hit]:
 
 
 def _page(
+    query: _Query, options: Options, user: int | None, details: dict[str, float]
+) -> list[Hit]:
+    """The hits asked for, and in ``details`` the time of each leg and of re-ranking."""
+    started = time.perf_counter()
+    hits = _ranked_page(query, options, user, details)
+    if query.kind != "hybrid":  # which tells each leg's share itself
+        details[f"{query.kind}_ms"] = _milliseconds(started) - details.get("rerank_ms", 0.0)
+    return hits
+
+
+def _ranked_page(
     query: _Query, options: Options, user: int | None, details: dict[str, float]
 ) -> list[Hit]:
     """The hits asked for; the first of all re-ranked where that is wanted."""
@@ -262,13 +270,6 @@ def _page(
     hits = [*_reranked(query, hits[:depth], options), *hits[depth:]]
     details["rerank_ms"] = _milliseconds(started)
     return hits[offset : offset + limit]
-
-
-def _model(query: _Query, options: Options) -> str | None:
-    """The model that the metrics name; theirs to find out where the caller named none."""
-    if query.vector is None:
-        return None
-    return options.get("model") or metrics.DEFAULT_MODEL
 
 
 def _milliseconds(started: float) -> float:
