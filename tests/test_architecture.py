@@ -134,6 +134,8 @@ OBJECTS = {
     "embeddings_segment": "embeddings",  # a column more
     "embedding_models_visible_segment": "embedding_models",
     "redis_sessions_revoked_at": "redis_sessions",
+    "search_performance_metrics_retention": "search_performance_metrics",  # another index
+    "cache_invalidation_log_retention": "cache_invalidation_log",  # another index
 }
 #: v1 had the extension before us, so it stays when we go.
 NEVER_DROPPED = "ingest/vector_extension"

@@ -46,7 +46,7 @@ STEPS = (
     "0011_concurrent_rebuild",
     "0012_migration_guard",
     "0013_v1_import",
-    "0014_metrics_by_month",
+    "0014_search_history",
     "0015_result_cache",
     "0016_session_registry",
 )
@@ -57,7 +57,6 @@ EMPTY_STEPS = (
     "0011_concurrent_rebuild",
     "0012_migration_guard",
     "0013_v1_import",
-    "0014_metrics_by_month",
     "0015_result_cache",
 )
 OUR_MODELS = list(apps.get_app_config("cartrita_search").get_models())

@@ -268,6 +268,8 @@ def test_search_settings_come_from_the_environment(load: Load) -> None:
         STORE_QUERY_TEXT="true",
         METRICS_BUFFER_ROWS="500",
         METRICS_FLUSH_SECONDS="0.5",
+        METRICS_KEEP_DAYS="30",
+        METRICS_TOKEN="$taken-to-the-letter",
         GRANT_ROLE="app",
         MIGRATE_DATABASE_URL="postgres://db/name",
     )
@@ -281,6 +283,8 @@ def test_search_settings_come_from_the_environment(load: Load) -> None:
         "STORE_QUERY_TEXT": True,
         "METRICS_BUFFER_ROWS": 500,
         "METRICS_FLUSH_SECONDS": 0.5,
+        "METRICS_KEEP_DAYS": 30,
+        "METRICS_TOKEN": "$taken-to-the-letter",
         "GRANT_ROLE": "app",
         "DIRECT_DATABASE_URL": "postgres://db/name",
     }
