@@ -22,18 +22,15 @@ class CartritaSearchConfig(AppConfig):
         from . import checks  # noqa: F401 - registers itself on import
 
         autodiscover_modules("search_sources")
-        pre_migrate.connect(_require_pgvector, sender=self)
+        pre_migrate.connect(_refuse_to_begin, sender=self)
         post_migrate.connect(_grant, sender=self)
 
 
-def _require_pgvector(using: str, plan: Any = (), **kwargs: Any) -> None:
+def _refuse_to_begin(using: str, plan: Any = (), **kwargs: Any) -> None:
     """Refuse to begin a migration that could not end: nothing is touched yet here."""
-    from .db import missing_requirement
+    from .ops.migration_guard import unmet_requirement
 
-    forwards = any(
-        migration.app_label == "cartrita_search" and not backwards for migration, backwards in plan
-    )
-    if forwards and (missing := missing_requirement(connections[using])) is not None:
+    if (missing := unmet_requirement(connections[using], plan)) is not None:
         raise CommandError(f"Nothing was changed. {missing}")
 
 

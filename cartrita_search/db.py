@@ -282,13 +282,16 @@ def direct_connection(
         for key, value in parameters.items()
         if key not in {"context", "cursor_factory", "prepare_threshold", "server_side_binding"}
     }
-    # An idle session holds the lock for as long as the work takes.
-    options = f"{known.pop('options', '')} -c idle_session_timeout=0".strip()
-    settings = known | {"application_name": application_name, "options": options}
-    if url:
-        settings = {"application_name": application_name, "options": options}
+    settings = ({} if url else known) | {"application_name": application_name}
     try:
         connection = psycopg.connect(url, autocommit=True, **settings)
+    except psycopg.ProgrammingError:
+        # Its message may quote the part with the password.
+        raise InvalidArgument(
+            "MIGRATE_DATABASE_URL cannot be read.",
+            "Nothing was changed. It must be like postgres://user:password@host:5432/name, with"
+            " special characters of the password written as %XX.",
+        ) from None
     except psycopg.OperationalError as error:
         raise DatabaseUnreachable(
             f"No connection to the database server: {error}".strip() + ".",
@@ -302,6 +305,9 @@ def direct_connection(
                 "The connection goes through a pooler, which cannot hold a session's lock.",
                 "Nothing was changed. Set MIGRATE_DATABASE_URL to the server itself.",
             )
+        # An idle session holds the lock for as long as the work takes. Not as an option of
+        # the connection: a pooler would refuse that one before it is known for a pooler.
+        connection.execute("SET idle_session_timeout = 0")
         yield connection
 
 

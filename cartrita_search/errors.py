@@ -169,6 +169,12 @@ class PrivilegeMissing(SearchError):
     exit_code = 5
 
 
+class MigrationDrift(SearchError):
+    """What the database records of its migrations is not what this release has."""
+
+    code = "SE041"
+
+
 class EmbeddedServerError(SearchError):
     """The embedded PostgreSQL or Redis cannot be started or reached."""
 

@@ -55,7 +55,6 @@ DATA_STEP = "0009_reweigh_keywords"
 #: Nothing in them yet.
 EMPTY_STEPS = (
     "0011_concurrent_rebuild",
-    "0012_migration_guard",
     "0013_v1_import",
     "0014_metrics_by_month",
     "0015_result_cache",
@@ -95,12 +94,15 @@ class Database:
 def template(database: dict[str, Any]) -> Iterator[str]:
     """A database that is migrated once, and copied by every test that begins so."""
     name = "test_migrations_template"
-    with psycopg.connect(**database, autocommit=True) as pg, _database(pg, name, "template0"):
+    with (
+        psycopg.connect(**database, autocommit=True) as pg,
+        temporary_database(pg, name, "template0"),
+    ):
         yield name
 
 
 @contextmanager
-def _database(pg: psycopg.Connection, name: str, template: str) -> Iterator[None]:
+def temporary_database(pg: psycopg.Connection, name: str, template: str) -> Iterator[None]:
     names = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
     pg.execute(sql.SQL("CREATE DATABASE {name} TEMPLATE {template}").format(**names))
     yield
@@ -110,7 +112,7 @@ def _database(pg: psycopg.Connection, name: str, template: str) -> Iterator[None
 @pytest.fixture
 def empty(database: dict[str, Any], manage: Manage, pg: psycopg.Connection) -> Iterator[Database]:
     """An empty database beside the shared one, which no test migrates back."""
-    with _database(pg, "test_migrations", "template0"):
+    with temporary_database(pg, "test_migrations", "template0"):
         yield Database(database | {"dbname": "test_migrations"}, manage)
 
 
@@ -124,7 +126,7 @@ def migrated(
         is_migrated = scalar(raw, "SELECT to_regclass('schema_migrations') IS NOT NULL")
     if not is_migrated:
         source.migrate_search()
-    with _database(pg, "test_migrations", template):
+    with temporary_database(pg, "test_migrations", template):
         yield Database(database | {"dbname": "test_migrations"}, manage)
 
 
@@ -625,7 +627,7 @@ def test_a_dump_restores_to_all_there_was_and_answers_the_same(
         return output
 
     dump = client("pg_dump", "--format=custom", migrated.parameters["dbname"])
-    with _database(pg, "test_restored", "template0"):
+    with temporary_database(pg, "test_restored", "template0"):
         client("pg_restore", "--exit-on-error", "--dbname=test_restored", input=dump)
         with copy.connect() as raw:
             # Not their texts: BETWEEN comes back with other parentheses.
