@@ -159,13 +159,16 @@ def missing_requirement(connection: BaseDatabaseWrapper) -> Requirement | None:
                    e.extversion,
                    e.extnamespace::regnamespace::text,
                    a.default_version,
-                   current_database()
+                   current_database(),
+                   has_schema_privilege('public', 'CREATE'),
+                   quote_ident(current_user)
             FROM (SELECT) AS one
             LEFT JOIN pg_extension AS e ON e.extname = 'vector'
             LEFT JOIN pg_available_extensions AS a ON a.name = 'vector'
             """
         )
-        server, schema, installed, namespace, available, database = cursor.fetchone()
+        row = cursor.fetchone()
+    server, schema, installed, namespace, available, database, may_create, role = row
     if server < MINIMUM_POSTGRESQL:
         return Requirement(
             f"PostgreSQL {server} is too old; {MINIMUM_POSTGRESQL} or newer is needed.",
@@ -175,6 +178,11 @@ def missing_requirement(connection: BaseDatabaseWrapper) -> Requirement | None:
         return Requirement(
             f'New tables would go to schema "{schema}", but every function here pins "public".',
             "Take search_path out of the connection's options or the role's settings.",
+        )
+    if not may_create:
+        return Requirement(
+            f"Role {role} may not create tables in schema public of database {database}.",
+            f"Run there as the schema's owner: GRANT CREATE ON SCHEMA public TO {role};",
         )
     if installed is None and available is None:
         return Requirement(

@@ -57,7 +57,7 @@ APP = "cartrita_search"
 APPLICATION_NAME = "cartrita migrate"
 
 #: A process killed at one of these leaves a database that the next run finishes.
-STEPS = ("lock", "check", "backup", "apply", "applied")
+STEPS = ("lock", "check", "backup", "apply")
 
 DEFAULT_LOCK_TIMEOUT = 2.0
 DEFAULT_WAIT = 300.0
@@ -128,13 +128,14 @@ class MigrationRecord:
 def records(*, using: str = DEFAULT_DB_ALIAS) -> list[MigrationRecord]:
     """Every migration that the database or this release knows, those applied first.
 
-    Changes nothing, and works on any PostgreSQL database, also an empty one.
+    Changes nothing, and works on any PostgreSQL database, also an empty one. Raises
+    `PrivilegeMissing` where the role may not read the record.
     """
     connection = connections[using]
     loader = MigrationLoader(connection)
     on_disk = sorted(name for app, name in loader.disk_migrations if app == APP)
     applied = {name for app, name in loader.applied_migrations if app == APP}
-    rows = _rows(connection)
+    rows = _rows(connection, ours=bool(applied))
     found = []
     for version in [*rows, *sorted({*on_disk, *applied} - rows.keys())]:
         row = rows.get(version, {})
@@ -162,12 +163,22 @@ def records(*, using: str = DEFAULT_DB_ALIAS) -> list[MigrationRecord]:
     return found
 
 
-def _rows(connection: BaseDatabaseWrapper) -> dict[str, dict[str, Any]]:
-    """What schema_migrations holds, by version, also where it is still somebody else's."""
+def _rows(connection: BaseDatabaseWrapper, *, ours: bool) -> dict[str, dict[str, Any]]:
+    """What schema_migrations holds, by version, also where it is not ``ours`` yet."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT to_regclass('public.schema_migrations')")
-        if cursor.fetchone() == (None,):
+        cursor.execute(
+            "SELECT has_table_privilege(to_regclass('public.schema_migrations'), 'SELECT'),"
+            " quote_ident(current_user)"
+        )
+        readable, role = cursor.fetchone()
+        if not readable and (readable is None or not ours):
             return {}
+        if not readable:
+            raise PrivilegeMissing(
+                f"Role {role} may not read schema_migrations.",
+                f"Nothing was changed. Run as its owner: GRANT SELECT ON schema_migrations"
+                f" TO {role};",
+            )
         cursor.execute(
             """
             SELECT r.row ->> 'version', (r.row ->> 'applied_at')::timestamptz,
@@ -433,18 +444,14 @@ class _Executor(MigrationExecutor):
         step("migrate", "apply", str(migration))
         apply = super().apply_migration
         # Each attempt from the state as it was: a migration that fails has changed it.
-        state = self._guard.patiently(
+        return self._guard.patiently(
             migration, lambda: apply(state.clone(), migration, fake, fake_initial)
         )
-        step("migrate", "applied", str(migration))
-        return state
 
     def unapply_migration(self, state: Any, migration: Any, fake: bool = False) -> Any:
         step("migrate", "apply", str(migration))
         unapply = super().unapply_migration
-        state = self._guard.patiently(migration, lambda: unapply(state, migration, fake))
-        step("migrate", "applied", str(migration))
-        return state
+        return self._guard.patiently(migration, lambda: unapply(state, migration, fake))
 
 
 @contextmanager

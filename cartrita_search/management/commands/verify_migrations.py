@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, connections
 
+from cartrita_search.errors import SearchError
 from cartrita_search.ops.migration_guard import MigrationRecord, records
 from cartrita_search.terminal import table
 
@@ -26,7 +27,8 @@ class Command(BaseCommand):
     help = (
         "Show every migration with the time it was applied, and compare it with the files of"
         " this release. Changes nothing. Exit status: 0 all is well (some may be pending); 1"
-        " drift, or a row that is missing, unknown or half-done."
+        " drift, or a row that is missing, unknown or half-done; 5 the role may not read the"
+        " record."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -36,7 +38,10 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print the table, and what is wrong below it."""
-        found = records(using=options["database"])
+        try:
+            found = records(using=options["database"])
+        except SearchError as error:
+            raise CommandError(str(error), returncode=error.exit_code) from error
         wrong = [record for record in found if record.is_wrong]
         if options["json"]:
             self.stdout.write(json.dumps([asdict(each) for each in found], indent=2, default=str))
