@@ -73,7 +73,7 @@ _FIND = """
     WHERE NOT EXISTS (
         SELECT FROM pg_depend AS e
         WHERE e.classid = f.class AND e.objid = f.oid AND e.deptype = 'e')
-    ORDER BY f.class, f.oid
+    ORDER BY f.class DESC, f.oid
 """
 
 _FIND_MARKED = """

@@ -179,11 +179,6 @@ def missing_requirement(connection: BaseDatabaseWrapper) -> Requirement | None:
             f'New tables would go to schema "{schema}", but every function here pins "public".',
             "Take search_path out of the connection's options or the role's settings.",
         )
-    if not may_create:
-        return Requirement(
-            f"Role {role} may not create tables in schema public of database {database}.",
-            f"Run there as the schema's owner: GRANT CREATE ON SCHEMA public TO {role};",
-        )
     if installed is None and available is None:
         return Requirement(
             "pgvector is not installed on the database server.",
@@ -210,6 +205,11 @@ def missing_requirement(connection: BaseDatabaseWrapper) -> Requirement | None:
             f"pgvector is not in database {database}, and this role may not create it.",
             "Run there as a superuser, or as your provider's administrator: "
             "CREATE EXTENSION vector;",
+        )
+    if not may_create:
+        return Requirement(
+            f"Role {role} may not create tables in schema public of database {database}.",
+            f"Run there as the schema's owner: GRANT CREATE ON SCHEMA public TO {role};",
         )
     if installed is not None and namespace != "public":
         return Requirement(

@@ -143,7 +143,7 @@ def test_what_the_migrating_role_lacks_is_named_with_the_grant_before_anything_i
             before = read_catalog(raw)
 
             def refused() -> str:
-                done = manage("migrate", APP, DATABASE_URL=url)
+                done = manage("migrate", APP, DATABASE_URL=url, LOG_LEVEL="WARNING")
                 assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
                 assert "Nothing was changed." in done.stderr
                 assert read_catalog(raw) == before

@@ -20,11 +20,12 @@ import pytest
 from django.conf import LazySettings
 from django.conf import settings as django_settings
 from django.core.management import CommandError, call_command
-from django.db import connections
+from django.db import OperationalError, connections, migrations
 from django.db.migrations.executor import MigrationExecutor
 from psycopg import sql
 
 from cartrita_search.db import MIGRATION_LOCK, advisory_lock
+from cartrita_search.errors import LockHeld
 from cartrita_search.migration_operations import migration_checksum
 from cartrita_search.ops import migration_guard
 from cartrita_search.ops.migration_guard import STEPS, records
@@ -251,11 +252,10 @@ def test_of_a_lock_that_is_never_let_go_it_names_the_holder_and_leaves_all_as_it
 
 def test_others_migrations_without_a_transaction_are_not_repeated(migrated: Parameters) -> None:
     """Nobody knows whether they can be."""
-    from django.db.migrations import Migration
-    from django.db.utils import OperationalError
 
-    migration = Migration("0001_initial", "somebody")
-    migration.atomic = False
+    class Migration(migrations.Migration):
+        atomic = False
+
     attempts: list[int] = []
 
     def work() -> None:
@@ -264,8 +264,8 @@ def test_others_migrations_without_a_transaction_are_not_repeated(migrated: Para
 
     with database_of(migrated), connected(migrated) as lock:
         guard = migration_guard._Guard(lock, "default", 60, 0.01, None, print)
-        with pytest.raises(migration_guard.LockHeld):
-            guard.patiently(migration, work)
+        with pytest.raises(LockHeld):
+            guard.patiently(Migration("0001_initial", "somebody"), work)
     assert len(attempts) == 1
 
 
@@ -334,7 +334,7 @@ def test_killed_while_it_builds_an_index_the_next_run_builds_it_anew(
 def wait_for(pg: psycopg.Connection, condition: str, *arguments: object) -> None:
     """Until the condition holds of the sessions a that migrate this database."""
     statement = sql.SQL(
-        condition + " FROM pg_stat_activity AS a"  # type: ignore[arg-type]
+        condition + " FROM pg_stat_activity AS a"
         " WHERE a.application_name = 'cartrita migrate' AND a.datname = current_database()"
     )
     deadline = time.monotonic() + 60

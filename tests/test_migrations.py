@@ -78,7 +78,9 @@ class Database:
         return psycopg.connect(**self.parameters | options, autocommit=True)
 
     def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return self.manage(*arguments, **{"DATABASE_URL": self.url} | variables)
+        # Without the steps that are logged, so that refusals can be held to one line.
+        quiet = {"DATABASE_URL": self.url, "LOG_LEVEL": "WARNING"}
+        return self.manage(*arguments, **quiet | variables)
 
     def migrate(self, *arguments: str, **variables: str) -> str:
         """Run ``migrate``, which must succeed, and return what it said."""
@@ -186,7 +188,7 @@ def test_each_step_with_rows_in_every_table_comes_off_and_goes_on_again(empty: D
             empty.migrate_search(step)
             made[step] = read_catalog(pg)
         changing = len(STEPS) - len(EMPTY_STEPS)
-        assert len({str(catalog) for catalog in made.values()}) == changing
+        assert len({str(sorted(catalog.items())) for catalog in made.values()}) == changing
         assert made[DATA_STEP] == made[STEPS[STEPS.index(DATA_STEP) - 1]]
         # The extension stays: v1 had it before us.
         for catalog in made.values():
