@@ -17,7 +17,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import psycopg
-from django.db import DEFAULT_DB_ALIAS, ProgrammingError, connections, transaction
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    OperationalError,
+    ProgrammingError,
+    connections,
+    transaction,
+)
 from psycopg import sql
 from psycopg.adapt import Dumper
 from psycopg.errors import InsufficientPrivilege
@@ -292,6 +298,9 @@ def direct_connection(
     }
     settings = ({} if url else known) | {"application_name": application_name}
     try:
+        if not url:
+            # The embedded server makes its database with Django's first connection.
+            connections[using].ensure_connection()
         connection = psycopg.connect(url, autocommit=True, **settings)
     except psycopg.ProgrammingError:
         # Its message may quote the part with the password.
@@ -300,7 +309,7 @@ def direct_connection(
             "Nothing was changed. It must be like postgres://user:password@host:5432/name, with"
             " special characters of the password written as %XX.",
         ) from None
-    except psycopg.OperationalError as error:
+    except (psycopg.OperationalError, OperationalError) as error:
         raise DatabaseUnreachable(
             f"No connection to the database server: {error}".strip() + ".",
             "Nothing was changed. Check DATABASE_URL, or MIGRATE_DATABASE_URL if it is set.",
