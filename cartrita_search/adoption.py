@@ -88,7 +88,6 @@ _FIND_MARKED = """
         AND p.pronamespace = 'public'::regnamespace
     WHERE d.objsubid = 0 AND (c.oid IS NOT NULL OR p.oid IS NOT NULL)
         AND starts_with(d.description, 'Was "')
-    ORDER BY 1, 2, 3
 """
 
 
@@ -149,7 +148,7 @@ def put_back(connection: BaseDatabaseWrapper, names: Collection[str]) -> None:
 
 
 def all_set_aside(connection: BaseDatabaseWrapper) -> list[SetAside]:
-    """All that is set aside now, by kind and name."""
+    """All that is set aside now."""
     with connection.cursor() as cursor:
         cursor.execute(_FIND_MARKED)
         rows = cursor.fetchall()

@@ -222,7 +222,7 @@ def test_it_waits_its_turn_lets_others_pass_and_succeeds(migrated: Parameters) -
         holder.execute("SELECT FROM embeddings")
         pid = holder.info.backend_pid
         with migrating(
-            migrated, APP, "0005", awaited=f"Waiting for pid {pid}", lock_timeout=0.1, wait=60
+            migrated, APP, "0005", awaited=f"Waiting for pid {pid} ", lock_timeout=0.1, wait=60
         ) as said:
             # Between two attempts the queue moves on, while the holder still holds.
             reader.execute("SELECT FROM embeddings")

@@ -30,7 +30,7 @@ from django.db.migrations.migration import Migration
 from django.db.migrations.state import ProjectState
 from psycopg.conninfo import conninfo_to_dict
 
-from ..adoption import all_set_aside, obstacle
+from ..adoption import SetAside, all_set_aside, obstacle
 from ..conf import search_settings
 from ..db import (
     MIGRATION_LOCK,
@@ -364,7 +364,8 @@ class _Guard:
                     self.blockers = found
                 for each in found:
                     if each.pid in new:
-                        self.say(f"  Waiting for {each}.")
+                        # Django's line about the migration has no end yet.
+                        self.say(f"\n    Waiting for {each}.")
 
         thread = threading.Thread(target=watch, name="migration blockers", daemon=True)
         thread.start()
@@ -436,12 +437,13 @@ class _Executor(MigrationExecutor):
         if plan and not fake and self._guard.backup is not None:
             step("migrate", "backup")
             self._guard.backup()
+        if plan:
+            step("migrate", "apply")
         return super().migrate(targets, plan, state, fake, fake_initial)
 
     def apply_migration(
         self, state: Any, migration: Any, fake: bool = False, fake_initial: bool = False
     ) -> Any:
-        step("migrate", "apply", str(migration))
         apply = super().apply_migration
         # Each attempt from the state as it was: a migration that fails has changed it.
         return self._guard.patiently(
@@ -449,7 +451,6 @@ class _Executor(MigrationExecutor):
         )
 
     def unapply_migration(self, state: Any, migration: Any, fake: bool = False) -> Any:
-        step("migrate", "apply", str(migration))
         unapply = super().unapply_migration
         return self._guard.patiently(migration, lambda: unapply(state, migration, fake))
 
@@ -581,10 +582,14 @@ def _told_what_is_renamed(connection: BaseDatabaseWrapper, say: Say) -> Iterator
     finally:
         if connection.is_usable():
             after = set(all_set_aside(connection))
-            for each in sorted(after - before, key=str):
+            for each in sorted(after - before, key=_tables_first):
                 say(f"Kept: {each}.")
-            for each in sorted(before - after, key=str):
+            for each in sorted(before - after, key=_tables_first):
                 say(f"Put back: {each.kind} {each.present} is {each.former} again.")
+
+
+def _tables_first(each: SetAside) -> tuple[bool, bool, str]:
+    return each.kind != "table", each.kind in {"index", "sequence"}, str(each)
 
 
 @contextmanager
