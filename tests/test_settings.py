@@ -263,6 +263,7 @@ def test_search_settings_come_from_the_environment(load: Load) -> None:
         METRICS_FLUSH_SECONDS="0.5",
         GRANT_ROLE="app",
         MIGRATE_DATABASE_URL="postgres://db/name",
+        FORCE_MIGRATION="true",
     )
     assert loaded["CARTRITA_SEARCH"] == {
         "EMBEDDER": "house.Embedder",
@@ -276,6 +277,7 @@ def test_search_settings_come_from_the_environment(load: Load) -> None:
         "METRICS_FLUSH_SECONDS": 0.5,
         "GRANT_ROLE": "app",
         "DIRECT_DATABASE_URL": "postgres://db/name",
+        "FORCE_MIGRATION": True,
     }
 
 

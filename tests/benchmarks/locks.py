@@ -84,8 +84,8 @@ def _fill_v2(parameters: dict[str, Any]) -> None:
         pg.execute("INSERT INTO embedding_models (name, dimensions) VALUES ('model', 64)")
         pg.execute(
             "INSERT INTO embeddings (document_id, embedding_model, embedding) SELECT d.id, "
-            "'model', (SELECT array_agg(random() + length(d.source_id))::vector "
-            "FROM generate_series(1, 64)) FROM search_documents AS d"
+            "'model', (SELECT array_agg(sin(w * d.source_id::integer))::vector "
+            "FROM generate_series(1, 64) AS w) FROM search_documents AS d"
         )
         pg.execute("SELECT refresh_keyword_statistics()")
         pg.execute("VACUUM (ANALYZE)")
