@@ -298,10 +298,14 @@ def direct_connection(
     }
     settings = ({} if url else known) | {"application_name": application_name}
     try:
-        if not url:
+        try:
+            connection = psycopg.connect(url, autocommit=True, **settings)
+        except psycopg.OperationalError:
+            if url:
+                raise
             # The embedded server makes its database with Django's first connection.
             connections[using].ensure_connection()
-        connection = psycopg.connect(url, autocommit=True, **settings)
+            connection = psycopg.connect(url, autocommit=True, **settings)
     except psycopg.ProgrammingError:
         # Its message may quote the part with the password.
         raise InvalidArgument(

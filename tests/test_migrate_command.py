@@ -302,10 +302,12 @@ def test_killed_while_it_builds_an_index_the_next_run_builds_it_anew(
         whole = read_catalog(pg)
         run(migrated, "migrate", APP, BEFORE_CONCURRENT)
         writer.execute("INSERT INTO search_documents (source_table, source_id) VALUES ('a', 1)")
+        # That the server ends what nobody waits for it does after ten seconds by itself.
+        soon = "&options=-c%20client_connection_check_interval%3D100ms"
         migrator = subprocess.Popen(
             [sys.executable, "manage.py", "migrate", APP],
             cwd=django_settings.BASE_DIR,
-            env=manage_environment | {"DATABASE_URL": url(migrated)},
+            env=manage_environment | {"DATABASE_URL": url(migrated) + soon},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
