@@ -19,6 +19,8 @@ from tests.postgres import scalar
 from tests.test_migrations import STEPS, temporary_database
 from tests.v1 import RUNNER_FILES, make_v1
 
+pytestmark = pytest.mark.usefixtures("other_databases")
+
 APP = "cartrita_search"
 
 #: What each of the runner's files adds to what has to make room.
@@ -91,7 +93,6 @@ def without_bookkeeping(catalog: Catalog) -> dict[tuple[str, str], str]:
     }
 
 
-@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("files", range(len(RUNNER_FILES) + 1))
 def test_v1_goes_forward_loses_nothing_goes_back_as_it_was_and_forward_again(
     v1: dict[str, Any], files: int
@@ -163,7 +164,6 @@ def test_what_the_migrating_role_lacks_is_named_with_the_grant_before_anything_i
         pg.execute(sql.SQL("DROP ROLE {}").format(role))
 
 
-@pytest.mark.django_db(transaction=True)
 def test_a_name_that_is_taken_stops_it_before_anything_is_touched(v1: dict[str, Any]) -> None:
     with connected(v1) as pg:
         make_v1(pg, runner_files=2)
@@ -174,7 +174,6 @@ def test_a_name_that_is_taken_stops_it_before_anything_is_touched(v1: dict[str, 
         assert without_bookkeeping(read_catalog(pg)) == before
 
 
-@pytest.mark.django_db(transaction=True)
 def test_what_an_object_was_for_stays_with_it(v1: dict[str, Any]) -> None:
     """Its comment, its dependents, and the rows written to it meanwhile."""
     with connected(v1) as pg:
@@ -200,7 +199,6 @@ def test_what_an_object_was_for_stays_with_it(v1: dict[str, Any]) -> None:
         assert scalar(pg, "SELECT max(version) FROM schema_migrations") == "0005_later.sql"
 
 
-@pytest.mark.django_db(transaction=True)
 def test_a_record_of_another_shape_is_kept_too(v1: dict[str, Any]) -> None:
     """Other tools have a table of that name."""
     with connected(v1) as pg:

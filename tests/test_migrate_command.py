@@ -37,7 +37,7 @@ from tests.postgres import scalar
 from tests.test_migrations import STEPS as VERSIONS
 from tests.test_migrations import temporary_database
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.usefixtures("other_databases")
 
 APP = "cartrita_search"
 #: It builds indexes concurrently, so it is not one transaction.

@@ -28,6 +28,7 @@ from psycopg.rows import dict_row
 from cartrita.embedded.postgres import EmbeddedPostgres, client_program
 from cartrita_search import migration_operations
 from cartrita_search.db import read_sql, sql_checksum
+from tests import in_process
 from tests.catalog import read_catalog
 from tests.conftest import Manage
 from tests.postgres import scalar, upsert
@@ -84,6 +85,8 @@ class Database:
 
     def migrate(self, *arguments: str, **variables: str) -> str:
         """Run ``migrate``, which must succeed, and return what it said."""
+        if not variables:
+            return in_process.run(self.parameters, "migrate", *arguments)
         done = self.run("migrate", *arguments, **variables)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -112,7 +115,9 @@ def temporary_database(pg: psycopg.Connection, name: str, template: str) -> Iter
 
 
 @pytest.fixture
-def empty(database: dict[str, Any], manage: Manage, pg: psycopg.Connection) -> Iterator[Database]:
+def empty(
+    database: dict[str, Any], manage: Manage, pg: psycopg.Connection, other_databases: None
+) -> Iterator[Database]:
     """An empty database beside the shared one, which no test migrates back."""
     with temporary_database(pg, "test_migrations", "template0"):
         yield Database(database | {"dbname": "test_migrations"}, manage)
@@ -120,7 +125,11 @@ def empty(database: dict[str, Any], manage: Manage, pg: psycopg.Connection) -> I
 
 @pytest.fixture
 def migrated(
-    database: dict[str, Any], manage: Manage, pg: psycopg.Connection, template: str
+    database: dict[str, Any],
+    manage: Manage,
+    pg: psycopg.Connection,
+    template: str,
+    other_databases: None,
 ) -> Iterator[Database]:
     """A database with this app's migrations applied, and nothing else's."""
     source = Database(database | {"dbname": template}, manage)

@@ -42,8 +42,8 @@ def run(connection: BaseDatabaseWrapper) -> bool:
     """Migrate a v1 database and a v2 database of the first release; True if both keep to it."""
     measurements = []
     for what, prepare in (
-        (f"v1, the earlier runner's four files, {V1_ROWS:,} vectors", _fill_v1),
-        (f"2.0.0a1, {V2_ROWS:,} documents with a vector", _fill_v2),
+        (f"v1 with {V1_ROWS:,} vectors", _fill_v1),
+        (f"2.0.0a1 with {V2_ROWS:,} vectors", _fill_v2),
     ):
         with _database(connection) as parameters:
             prepare(parameters)
@@ -53,7 +53,7 @@ def run(connection: BaseDatabaseWrapper) -> bool:
             seconds = time.perf_counter() - started
         table = max(longest, key=lambda name: longest[name], default="-")
         measurements += [
-            Measurement(f"{what}: longest lock, s (on {table})", longest.get(table, 0.0),
+            Measurement(f"{what}: {table} locked, s", longest.get(table, 0.0),
                         at_most=MOST_SECONDS),
             Measurement(f"{what}: the whole migration, s", seconds),
         ]  # fmt: skip
