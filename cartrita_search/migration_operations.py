@@ -51,7 +51,8 @@ class RunSQLFile(RunSQL):
     @property
     def makes(self) -> str | None:
         """The name that the file's object takes in schema public; None: it has it already."""
-        return self.path.rsplit("/", 1)[-1].split(".")[0]
+        is_first = self.path.endswith(".v1.sql")
+        return self.path.rsplit("/", 1)[-1].split(".")[0] if is_first else None
 
     def database_forwards(
         self,

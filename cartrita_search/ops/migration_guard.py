@@ -28,7 +28,6 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.migration import Migration
 from django.db.migrations.state import ProjectState
-from psycopg.conninfo import conninfo_to_dict
 
 from ..adoption import SetAside, all_set_aside, obstacle
 from ..conf import search_settings
@@ -37,6 +36,7 @@ from ..db import (
     Requirement,
     advisory_lock,
     direct_connection,
+    direct_parameters,
     missing_requirement,
 )
 from ..errors import (
@@ -537,8 +537,8 @@ def _own_connection(using: str) -> Iterator[BaseDatabaseWrapper]:
     settings = connection.settings_dict
     settings["OPTIONS"] = dict(settings["OPTIONS"])
     settings["OPTIONS"].pop("pool", None)
-    if url := search_settings().direct_database_url:
-        options = conninfo_to_dict(url)
+    if search_settings().direct_database_url:
+        options = direct_parameters(using)
         settings.update(
             {
                 key: str(options.pop(name, ""))
