@@ -26,6 +26,7 @@ from psycopg import sql
 
 from cartrita_search.db import MIGRATION_LOCK, advisory_lock
 from cartrita_search.errors import LockHeld
+from cartrita_search.management.commands.migrate import Command
 from cartrita_search.migration_operations import migration_checksum
 from cartrita_search.ops import migration_guard
 from cartrita_search.ops.migration_guard import STEPS, records
@@ -379,21 +380,18 @@ def test_a_backup_is_taken_before_the_first_migration_and_not_for_nothing(
 ) -> None:
     taken: list[tuple[str, int]] = []
 
-    def default_backup(path: object, *, using: str) -> Any:
-        def backup() -> None:
-            with connections[using].cursor() as cursor:
-                cursor.execute("SELECT count(*) FROM schema_migrations")
-                taken.append((str(path), cursor.fetchone()[0]))
+    def back_up(self: object, path: str, using: str) -> None:
+        with connections[using].cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM schema_migrations")
+            taken.append((path, cursor.fetchone()[0]))
 
-        return backup
-
-    monkeypatch.setattr(migration_guard, "default_backup", default_backup)
+    monkeypatch.setattr(Command, "_back_up", back_up)
     run(migrated, "migrate", APP, "--backup")
     assert taken == []
     run(migrated, "migrate", APP, VERSIONS[-3], "--backup", "a.dump")
     run(migrated, "migrate", APP, "--backup")
     run(migrated, "migrate", APP, VERSIONS[-2])
-    assert taken == [("a.dump", len(VERSIONS)), ("None", len(VERSIONS) - 2)]
+    assert taken == [("a.dump", len(VERSIONS)), ("", len(VERSIONS) - 2)]
 
 
 # --- The record ---------------------------------------------------------------------

@@ -17,7 +17,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -611,14 +610,3 @@ def _one_line() -> Iterator[None]:
                 f"The database did not go on: {message}.", f"{rolled_back} Run this again."
             ) from error
         raise
-
-
-def default_backup(path: Path | None, *, using: str) -> Callable[[], object]:
-    """What ``--backup`` calls: a backup of the database, verified before it returns."""
-
-    def backup() -> object:
-        from .backup import backup_database
-
-        return backup_database(path, using=using)
-
-    return backup

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+from django.core.management import call_command
 from django.core.management.base import CommandError, CommandParser
 from django.core.management.commands import migrate
 from django.db import connections
@@ -73,15 +74,12 @@ class Command(migrate.Command):
         ):
             super().handle(*args, **options)
             return
-        path = Path(backup) if backup else None
         try:
             with migration_guard.guarded(
                 using,
                 wait=options["wait"],
                 lock_timeout=options["lock_timeout"],
-                backup=None
-                if backup is None
-                else migration_guard.default_backup(path, using=using),
+                backup=None if backup is None else partial(self._back_up, backup, using),
                 fake=options["fake"],
                 say=self._say if options["verbosity"] else lambda _: None,
             ):
@@ -94,6 +92,11 @@ class Command(migrate.Command):
                 " run; what was applied before it stays.",
                 returncode=INTERRUPTED,
             ) from error
+
+    def _back_up(self, path: str, using: str) -> None:
+        call_command(
+            "backup_database", *([path] if path else []), database=using, stdout=self.stdout
+        )
 
     def _say(self, line: str) -> None:
         self.stdout.write(line)
