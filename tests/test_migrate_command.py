@@ -270,6 +270,48 @@ def test_others_migrations_without_a_transaction_are_not_repeated(migrated: Para
     assert len(attempts) == 1
 
 
+def test_what_the_role_does_not_own_ends_in_one_line_with_what_is_missing(
+    migrated: Parameters, pg: psycopg.Connection
+) -> None:
+    run(migrated, "migrate", APP, "0004")
+    role = sql.Identifier("test migrator")
+    pg.execute(sql.SQL("CREATE ROLE {}").format(role))
+    with connected(migrated) as own:
+        own.execute(
+            sql.SQL(
+                "GRANT ALL ON SCHEMA public TO {0};GRANT ALL ON ALL TABLES IN SCHEMA public TO {0}"
+            ).format(role)
+        )
+        before = read_catalog(own)
+        with database_of(migrated):
+            options = connections["default"].settings_dict["OPTIONS"]
+            connections["default"].settings_dict["OPTIONS"] = options | {
+                "assume_role": "test migrator"
+            }
+            with pytest.raises(
+                CommandError, match=r"must be owner of .*GRANT that role"
+            ) as raised:
+                call_command("migrate", APP, stdout=StringIO())
+        assert raised.value.returncode == 5
+        assert read_catalog(own) == before
+        own.execute(sql.SQL("DROP OWNED BY {}").format(role))
+    pg.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+def test_an_interrupt_is_one_line_and_lets_the_lock_go(
+    migrated: Parameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MigrationExecutor, "migrate", interrupted)
+        with pytest.raises(CommandError, match="Interrupted") as raised:
+            run(migrated, "migrate", APP)
+    assert raised.value.returncode == 130
+    run(migrated, "migrate", APP, wait=0.001)
+
+
 # --- Kills ------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.db import connection, models
+from django.db.migrations.loader import MigrationLoader
 from django.db.models.functions import Now
 from psycopg import sql
 from psycopg.rows import dict_row
@@ -301,9 +302,29 @@ def test_sqlmigrate_shows_both_ways(step: str) -> None:
     assert backwards.getvalue().count("DROP") >= len(files) - 1  # the extension stays
 
 
-def _files_of(step: str) -> list[str]:
-    from django.db.migrations.loader import MigrationLoader
+@pytest.mark.parametrize("step", STEPS)
+def test_a_migration_is_recorded_and_one_that_is_no_transaction_can_be_repeated(
+    step: str,
+) -> None:
+    migration = MigrationLoader(None).get_migration("cartrita_search", step)
+    *operations, last = migration.operations
+    assert isinstance(last, migration_operations.RecordMigration)
+    assert last.version == step
+    if not migration.atomic:
+        first, *between = operations
+        assert isinstance(first, migration_operations.RecordBeginning)
+        assert (first.version, first.description) == (last.version, last.description)
+        repeatable = (
+            migration_operations.CreateIndexConcurrently,
+            migration_operations.KeepEarlierRecord,
+        )
+        assert all(isinstance(operation, repeatable) for operation in between)
+        for path in _files_of(step):
+            drop = read_sql(path.replace(".v1.", ".drop."))
+            assert drop.startswith("DROP INDEX CONCURRENTLY IF EXISTS public.")
 
+
+def _files_of(step: str) -> list[str]:
     migration = MigrationLoader(None).get_migration("cartrita_search", step)
     return [
         operation.path

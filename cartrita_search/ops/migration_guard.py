@@ -76,7 +76,8 @@ _WATCH_SECONDS = 0.2
 _SESSION = """
     SELECT set_config(s.name, v.value, false)
     FROM (VALUES ('statement_timeout', '0'), ('idle_in_transaction_session_timeout', '0'),
-        ('transaction_timeout', '0'), ('client_connection_check_interval', '1s')
+        ('idle_session_timeout', '0'), ('transaction_timeout', '0'),
+        ('client_connection_check_interval', '1s')
     ) AS v (name, value)
     JOIN pg_settings AS s USING (name)
 """
