@@ -37,7 +37,6 @@ _KINDS = {
     "S": "SEQUENCE",
     "i": "INDEX",
     "I": "INDEX",
-    "c": "TYPE",
     "R": "ROUTINE",
 }
 
@@ -47,6 +46,7 @@ _FIND = """
     WITH named AS (
         SELECT c.oid FROM pg_class AS c
         WHERE c.relnamespace = 'public'::regnamespace AND c.relname = ANY (%(names)s)
+            AND c.relkind <> 'c'
     ), relations AS (
         SELECT n.oid FROM named AS n
         UNION
@@ -74,6 +74,15 @@ _FIND = """
         SELECT FROM pg_depend AS e
         WHERE e.classid = f.class AND e.objid = f.oid AND e.deptype = 'e')
     ORDER BY f.class DESC, f.oid
+"""
+
+# Tables have types of their name too; these are those of nothing else.
+_FIND_TYPES = """
+    SELECT t.typname::text FROM pg_type AS t
+    LEFT JOIN pg_class AS c ON c.oid = t.typrelid
+    WHERE t.typnamespace = 'public'::regnamespace AND t.typname = ANY (%s)
+        AND coalesce(c.relkind, 'c') = 'c'
+    ORDER BY 1
 """
 
 _FIND_MARKED = """
@@ -179,6 +188,13 @@ def obstacle(connection: BaseDatabaseWrapper, names: Collection[str]) -> Require
             [[each.aside for each in found if each.kind != "R"]],
         )
         taken = [name for (name,) in cursor.fetchall()]
+        cursor.execute(_FIND_TYPES, [list(names)])
+        types = [name for (name,) in cursor.fetchall()]
+    if types:
+        return Requirement(
+            f"There are types under names that this package needs: {', '.join(types)}.",
+            "Rename these first (ALTER TYPE … RENAME TO …).",
+        )
     if taken:
         return Requirement(
             f"The names of v1's objects once renamed are taken: {', '.join(taken)}.",

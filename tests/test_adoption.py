@@ -213,3 +213,33 @@ def test_a_record_of_another_shape_is_kept_too(v1: dict[str, Any]) -> None:
         del after["extension", "vector"]
         assert after == before
         assert pg.execute("TABLE schema_migrations").fetchall() == [(20250101, False)]
+
+
+def test_everything_of_a_name_makes_room_overloads_and_aggregates_too(v1: dict[str, Any]) -> None:
+    with connected(v1) as pg:
+        make_v1(pg, runner_files=2)
+        pg.execute(
+            "CREATE FUNCTION upsert_embedding(integer) RETURNS integer LANGUAGE sql AS 'SELECT 1'"
+        )
+        pg.execute("CREATE PROCEDURE hybrid_search(text) LANGUAGE sql AS 'SELECT 1'")
+        pg.execute("CREATE AGGREGATE similarity_search(real) (sfunc = float4larger, stype = real)")
+        pg.execute("CREATE MATERIALIZED VIEW search_documents AS SELECT 1 AS one")
+        pg.execute("CREATE SEQUENCE operator_actions")
+        before = read_catalog(pg)
+        said = run(v1, "migrate", APP)
+        assert "materialized view search_documents is now search_documents_v1" in said
+        assert scalar(pg, "SELECT upsert_embedding_v1(7)") == 1
+        assert scalar(pg, "SELECT similarity_search_v1(x) FROM (VALUES (1.0::real)) AS v (x)") == 1
+        run(v1, "migrate", APP, "zero")
+        assert without_bookkeeping(read_catalog(pg)) == before
+
+
+def test_a_type_of_a_name_of_ours_stops_it_before_anything_is_touched(v1: dict[str, Any]) -> None:
+    with connected(v1) as pg:
+        make_v1(pg)
+        pg.execute("CREATE TYPE search_filter AS (one integer)")
+        pg.execute("CREATE TYPE embeddings AS ENUM ('one')")
+        before = read_catalog(pg)
+        with pytest.raises(CommandError, match="needs: embeddings, search_filter"):
+            run(v1, "migrate", APP)
+        assert without_bookkeeping(read_catalog(pg)) == before

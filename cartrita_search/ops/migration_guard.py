@@ -412,7 +412,7 @@ class _Guard:
                     who = ", ".join(map(str, self.blockers)) or "a session that has ended since"
                     raise LockHeld(
                         f"{migration} did not get its locks within {self.wait:g} s: {who}.",
-                        "It was rolled back; what was applied before it stays. Run this again"
+                        "It is not applied; what was applied before it stays. Run this again"
                         " later, or end that session first.",
                     ) from error
             # Long enough for those who queued behind to get through.
