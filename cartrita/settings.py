@@ -61,6 +61,7 @@ env = Environment(
     POSTGRES_PASSWORD=(str, ""),
     POSTGRES_SSL=(bool, False),
     MIGRATE_DATABASE_URL=(str, ""),
+    FORCE_MIGRATION=(bool, False),
     CONN_MAX_AGE=(int, 60),
     PREPARE_STATEMENTS=(bool, False),
     CARTRITA_EMBEDDED_DIR=(str, str(BASE_DIR / ".embedded")),
@@ -374,4 +375,5 @@ CARTRITA_SEARCH: dict[str, Any] = {
     "METRICS_TOKEN": env.secret("METRICS_TOKEN"),
     "GRANT_ROLE": env("GRANT_ROLE"),
     "DIRECT_DATABASE_URL": env("MIGRATE_DATABASE_URL"),
+    "FORCE_MIGRATION": env("FORCE_MIGRATION"),
 }

@@ -48,6 +48,8 @@ class SearchSettings:
     #: The server itself, as a URL, where DATABASES names a pooler: what holds a session's
     #: lock, and what no pooler carries, goes there. "": DATABASES names the server.
     direct_database_url: str = ""
+    #: Whether migrate goes on where applied migrations differ from this release's files.
+    force_migration: bool = False
 
 
 _POSTGRES_SCHEMES = ("postgres://", "postgresql://")
@@ -96,6 +98,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a URL like postgres://user:password@host:5432/name",
         lambda v: isinstance(v, str) and (not v or v.startswith(_POSTGRES_SCHEMES)),
     ),
+    "force_migration": ("True or False", lambda v: isinstance(v, bool)),
 }
 
 

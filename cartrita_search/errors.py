@@ -176,6 +176,12 @@ class RedisUnavailable(SearchError):
     exit_code = 75
 
 
+class MigrationDrift(SearchError):
+    """What the database records of its migrations is not what this release has."""
+
+    code = "SE041"
+
+
 class EmbeddedServerError(SearchError):
     """The embedded PostgreSQL or Redis cannot be started or reached."""
 

@@ -272,6 +272,7 @@ def test_search_settings_come_from_the_environment(load: Load) -> None:
         METRICS_TOKEN="$taken-to-the-letter",
         GRANT_ROLE="app",
         MIGRATE_DATABASE_URL="postgres://db/name",
+        FORCE_MIGRATION="true",
     )
     assert loaded["CARTRITA_SEARCH"] == {
         "EMBEDDER": "house.Embedder",
@@ -287,6 +288,7 @@ def test_search_settings_come_from_the_environment(load: Load) -> None:
         "METRICS_TOKEN": "$taken-to-the-letter",
         "GRANT_ROLE": "app",
         "DIRECT_DATABASE_URL": "postgres://db/name",
+        "FORCE_MIGRATION": True,
     }
 
 

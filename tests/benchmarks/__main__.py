@@ -48,7 +48,7 @@ def main() -> int:
 
     from cartrita.embedded.postgres import EmbeddedPostgres
 
-    from . import growth, ingest, latency, quality, recording, sweep
+    from . import growth, ingest, latency, locks, quality, recording, sweep
     from .peers import benchmark as peers
 
     benchmarks: dict[str, Callable[..., bool]] = {
@@ -58,6 +58,7 @@ def main() -> int:
         "ingest": ingest.run,
         "recording": recording.run,
         "growth": growth.run,
+        "locks": locks.run,
         "peers": peers.run,
     }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
