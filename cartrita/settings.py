@@ -76,6 +76,7 @@ env = Environment(
     METRICS_BUFFER_ROWS=(int, 10_000),
     METRICS_FLUSH_SECONDS=(float, 5.0),
     GRANT_ROLE=(str, ""),
+    V1_TABLES=(json.loads, []),
 )
 env.read_env(env("ENV_FILE"))
 
@@ -141,6 +142,16 @@ AUTH_PASSWORD_VALIDATORS = [
         "CommonPasswordValidator",
         "NumericPasswordValidator",
     )
+]
+
+# The last one is v1's: who logs in by such a hash has it replaced by the first.
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2SHA1PasswordHasher",
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "django.contrib.auth.hashers.BCryptSHA256PasswordHasher",
+    "django.contrib.auth.hashers.ScryptPasswordHasher",
+    "django.contrib.auth.hashers.BCryptPasswordHasher",
 ]
 
 ROOT_URLCONF = "cartrita.urls"
@@ -286,4 +297,5 @@ CARTRITA_SEARCH: dict[str, Any] = {
     "METRICS_FLUSH_SECONDS": env("METRICS_FLUSH_SECONDS"),
     "GRANT_ROLE": env("GRANT_ROLE"),
     "DIRECT_DATABASE_URL": env("MIGRATE_DATABASE_URL"),
+    "V1_TABLES": env("V1_TABLES"),
 }

@@ -44,6 +44,8 @@ class SearchSettings:
     #: The server itself, as a URL, where DATABASES names a pooler: what holds a session's
     #: lock, and what no pooler carries, goes there. "": DATABASES names the server.
     direct_database_url: str = ""
+    #: What other tables of a v1 database hold, for import_v1: a dict for each, as --map.
+    v1_tables: list[dict[str, str]] = field(default_factory=list)
 
 
 _POSTGRES_SCHEMES = ("postgres://", "postgresql://")
@@ -55,6 +57,14 @@ def _is_path(value: object) -> bool:
 
 def _is_arguments(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
+def _is_maps(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, dict)
+        and all(isinstance(part, str) for pair in each.items() for part in pair)
+        for each in value
+    )
 
 
 def _is_whole_number(value: object, most: int) -> bool:
@@ -84,6 +94,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a URL like postgres://user:password@host:5432/name",
         lambda v: isinstance(v, str) and (not v or v.startswith(_POSTGRES_SCHEMES)),
     ),
+    "v1_tables": ('a list of dicts like {"table": "notes", "content": "body"}', _is_maps),
 }
 
 

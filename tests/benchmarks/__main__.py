@@ -48,7 +48,7 @@ def main() -> int:
 
     from cartrita.embedded.postgres import EmbeddedPostgres
 
-    from . import growth, ingest, latency, quality, sweep
+    from . import growth, import_v1, ingest, latency, quality, sweep
     from .peers import benchmark as peers
 
     benchmarks: dict[str, Callable[..., bool]] = {
@@ -56,6 +56,7 @@ def main() -> int:
         "sweep": sweep.run,
         "latency": latency.run,
         "ingest": ingest.run,
+        "import_v1": import_v1.run,
         "growth": growth.run,
         "peers": peers.run,
     }
@@ -70,11 +71,12 @@ def main() -> int:
         help="peers: judged folders to compare by, instead of the three at hand",
     )
     parser.add_argument(
-        "--rows", type=int, help="growth, peers: only so many rows, for a first look"
+        "--rows", type=int, help="import_v1, growth, peers: only so many rows, for a first look"
     )
     given = parser.parse_args()
     names = given.names or list(benchmarks)
     options: dict[str, dict[str, Any]] = {
+        "import_v1": {"rows": given.rows},
         "growth": {"rows": given.rows},
         "peers": {"rows": given.rows, "data": given.data},
     }
