@@ -12,15 +12,23 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
-from django.db import DEFAULT_DB_ALIAS, OperationalError, connections, transaction
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    OperationalError,
+    ProgrammingError,
+    connections,
+    transaction,
+)
 from django.db.models import F, Sum
 from django.db.models.functions import Now
+from psycopg.errors import InsufficientPrivilege
 
 from ..conf import search_settings
 from ..db import IMPORT_LOCK, advisory_lock, direct_connection
 from ..errors import (
     DatabaseUnreachable,
     InvalidArgument,
+    PrivilegeMissing,
     RebuildInProgress,
     SearchError,
     UnknownModel,
@@ -161,10 +169,17 @@ def import_v1(
 
 @contextmanager
 def _as_search_errors() -> Any:
-    """One clear line for what the server ends: a timeout, a shutdown, a lost connection."""
+    """One clear line for what the server refuses or ends: a right, a timeout, a shutdown."""
     try:
         with search_errors():
             yield
+    except ProgrammingError as error:
+        if not isinstance(error.__cause__, InsufficientPrivilege):
+            raise
+        raise PrivilegeMissing(
+            f"This role may not do all that an import does: {' '.join(str(error).split())}.",
+            "The batches before are stored. Import as the role that migrates.",
+        ) from error
     except OperationalError as error:
         raise DatabaseUnreachable(
             f"The database server ended the work: {' '.join(str(error).split())}.",

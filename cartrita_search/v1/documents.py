@@ -19,6 +19,7 @@ from ..models import EmbeddingModel
 from .tables import (
     EXAMPLES,
     INTEGERS,
+    JSON,
     KEYS,
     TEXTS,
     TIMES,
@@ -233,11 +234,13 @@ def document_source(given: TableMap, table: Table, others: dict[str, Table]) -> 
     if given.given:
         _require_columns(given, table)
     source = Source(label=name, fills=[name], table=table, key=given.key, embedding=embedding)
-    whole = others.get(given.whole[0]) if given.whole else None
-    if given.whole and not (whole and table.has(given.whole[1]) and whole.has("id")):
-        whole = None
-        source.notes.append(f"{given.whole[0]} is missing: its chunks come without a title")
-    parts = others.get(given.parts[0]) if given.parts else None
+    if table.has(given.embedding) and not embedding:
+        type_ = table.columns[given.embedding or ""].type
+        source.notes.append(f"{given.embedding} is of type {type_}: no vector comes")
+    whole = _joined(given.whole, table, others, of_part=True)
+    if given.whole and whole is None:
+        source.notes.append(f"no {given.whole[0]} to go with: its rows come without a title")
+    parts = _joined(given.parts, table, others, of_part=False)
     content = [column for column in given.content if table.has(column)]
     if not content:
         source.notes.append(f"no text: it has no column {' or '.join(given.content) or 'named'}")
@@ -262,7 +265,7 @@ def document_source(given: TableMap, table: Table, others: dict[str, Table]) -> 
         own_fault=sql.SQL(
             "CASE WHEN EXISTS (SELECT FROM {} AS c WHERE c.{} = t.id) THEN 'parts' END"
         ).format(parts.identifier, sql.Identifier(given.parts[1]))
-        if parts and given.parts and parts.has(given.parts[1])
+        if parts and given.parts
         else sql.SQL("NULL"),
         whole=sql.SQL("LEFT JOIN {} AS w ON w.id = t.{}").format(
             whole.identifier, sql.Identifier(given.whole[1])
@@ -270,33 +273,51 @@ def document_source(given: TableMap, table: Table, others: dict[str, Table]) -> 
         if whole and given.whole
         else sql.SQL(""),
     )
-    used = {
-        given.key, given.title, embedding, given.owner, given.tags, given.metadata,
-        *content, *given.created_at, *given.keep, "updated_at",
-    }  # fmt: skip
-    source.left = [column for column in table.columns if column not in used]
+    kinds = _kinds(given)
+    source.left = [name for name in table.columns if not table.has(name, kinds.get(name, set()))]
     return source
+
+
+def _joined(
+    link: tuple[str, str] | None, table: Table, others: dict[str, Table], *, of_part: bool
+) -> Table | None:
+    """The other table of a link, if the part's column and the whole's id can be compared."""
+    other = others.get(link[0]) if link else None
+    if link is None or other is None:
+        return None
+    part, whole = (table, other) if of_part else (other, table)
+    for kinds in (INTEGERS, {"uuid"}, TEXTS):
+        if part.has(link[1], kinds) and whole.has("id", kinds):
+            return other
+    return None
+
+
+def _kinds(given: TableMap) -> dict[str, set[str] | None]:
+    """The columns that the map names, and the kinds of type of which each is of use."""
+    kinds: dict[str | None, set[str] | None] = {
+        **dict.fromkeys((given.title, *given.content, *given.keep)),
+        given.tags: {f"_{kind}" for kind in TEXTS},
+        given.metadata: JSON,
+        given.embedding: VECTORS,
+        given.owner: INTEGERS,
+        **dict.fromkeys(("updated_at", *given.created_at), TIMES),
+        given.key: KEYS,
+    }
+    return {name: kind for name, kind in kinds.items() if name is not None}
 
 
 def _require_columns(given: TableMap, table: Table) -> None:
     """A map that an operator gave names columns that are there, of a type that will do."""
-    named = {
-        "title": (given.title, None),
-        "embedding": (given.embedding, VECTORS),
-        "owner": (given.owner, INTEGERS),
-        "tags": (given.tags, None),
-        "metadata": (given.metadata, {"json", "jsonb"}),
-        **{column: (column, None) for column in (*given.content, *given.keep)},
-        **{column: (column, TIMES) for column in given.created_at},
-    }
-    for use, (column, kinds) in named.items():
-        if column is not None and not table.has(column, kinds):
-            what = f"has no column {column}"
-            if table.has(column):
-                what = f"has a column {column} of type {table.columns[column].type}"
-            expected = f", which must be {' or '.join(sorted(kinds))}" if kinds else ""
+    for name, kinds in _kinds(given).items():
+        if name != "updated_at" and not table.has(name, kinds):
+            what = f"has no column {name}"
+            if table.has(name):
+                what = (
+                    f"has its {name} of type {table.columns[name].type}, "
+                    f"where {' or '.join(sorted(kinds or ()))} is of use"
+                )
             raise InvalidArgument(
-                f"{given.table} {what}; the map says it is its {use}{expected}.",
+                f"{given.table} {what}, which the map names.",
                 f"Nothing was changed. Its columns: {', '.join(table.columns)}.",
             )
 
@@ -352,15 +373,14 @@ def _json(table: Table, name: str, alias: str) -> sql.Composable:
     return sql.SQL(
         "coalesce((SELECT CASE jsonb_typeof(m.value) WHEN 'object' THEN m.value WHEN 'null'"
         " THEN '{{}}' ELSE jsonb_build_object('metadata', m.value) END"
-        " FROM (VALUES ({})) AS m (value)), '{{}}')"
+        " FROM (VALUES ({})) AS m (value) WHERE m.value IS NOT NULL), '{{}}')"
     ).format(column)
 
 
 def _metadata(table: Table, given: TableMap, whole: Table | None) -> sql.Composable:
     """The row's own metadata over the columns that are kept, over the whole's."""
     parts: list[sql.Composable] = [sql.SQL("'{{}}'::jsonb").format()]
-    json_types = {"json", "jsonb"}
-    if whole is not None and given.metadata and whole.has(given.metadata, json_types):
+    if whole is not None and given.metadata and whole.has(given.metadata, JSON):
         parts.append(_json(whole, given.metadata, "w"))
     kept = [name for name in given.keep if table.has(name)]
     if kept:
@@ -372,7 +392,7 @@ def _metadata(table: Table, given: TableMap, whole: Table | None) -> sql.Composa
                 )
             )
         )
-    if given.metadata and table.has(given.metadata, json_types):
+    if given.metadata and table.has(given.metadata, JSON):
         parts.append(_json(table, given.metadata, "t"))
     return sql.SQL(" || ").join(parts)
 
@@ -442,7 +462,7 @@ def embedding_sources(
         source.condition = sql.SQL("{} = %(model)s").format(_model_of(table, "t"))
         source.select = _VECTORS.format(
             metadata=_json(table, "metadata", "t")
-            if table.has("metadata", {"json", "jsonb"})
+            if table.has("metadata", JSON)
             else sql.SQL("'{{}}'::jsonb").format(),
             content_hash=sql.SQL("nullif(t.content_hash::text, '')")
             if table.has("content_hash")

@@ -33,6 +33,8 @@ _BCRYPT = re.compile(r"\$2[abxy]\$\d\d\$[./A-Za-z0-9]{53}")
 #: What Django's own validator lets no username hold.
 _NOT_IN_USERNAMES = re.compile(r"[^\w.@+-]+")
 
+_ANOTHERS = "the id is another person's account, whose their documents become"
+
 _COLUMNS = (
     "id", "name", "email", "password_hash", "role", "is_admin", "is_active", "created_at",
 )  # fmt: skip
@@ -93,8 +95,7 @@ def bring_accounts(
             if _is_same(account, row):
                 outcome.unchanged += 1
             else:
-                reason = "another account has this id already"
-                outcome.note(outcome.skipped, reason, 1, [str(row["id"])])
+                outcome.note(outcome.skipped, _ANOTHERS, 1, [str(row["id"])])
         elif any(address in owners for address in _spellings(row["email"])):
             reason = "another account has this e-mail address already"
             outcome.note(outcome.skipped, reason, 1, [str(row["id"])])

@@ -19,6 +19,7 @@ INTEGERS = {"int2", "int4", "int8"}
 KEYS = {*INTEGERS, "uuid", "text", "varchar", "bpchar"}
 VECTORS = {"vector", "halfvec"}
 TEXTS = {"text", "varchar", "bpchar"}
+JSON = {"json", "jsonb"}
 TIMES = {"timestamptz", "timestamp", "date"}
 
 
@@ -166,6 +167,11 @@ def table_map(values: Mapping[str, str]) -> TableMap:
         raise InvalidArgument(
             f"A map has no {unknown[0]!r}." if unknown else "A map names no table.",
             f"Nothing was changed. It may name: {', '.join(sorted(_OPTIONS))}.",
+        )
+    if strange := [value for value in values.values() if "%" in value]:
+        raise InvalidArgument(
+            f"A name with a percent sign cannot be mapped: {strange[0]}.",
+            "Nothing was changed. Make a view of the table, with other names.",
         )
     given: dict[str, Any] = {name: values.get(name) or None for name in _OPTIONS}
     for name in _TUPLES:
