@@ -11,7 +11,7 @@ import sys
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -356,7 +356,8 @@ def advisory_lock(
     try:
         yield
     finally:
-        if not connection.closed:
+        # A connection that is gone took the lock with it.
+        with suppress(psycopg.OperationalError):
             connection.execute("SELECT pg_advisory_unlock(%s)", [key])
 
 

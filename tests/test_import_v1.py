@@ -14,12 +14,14 @@ import bcrypt
 import psycopg
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
 from psycopg import sql
 
 from cartrita.settings import PASSWORD_HASHERS
 from cartrita_search.db import IMPORT_LOCK, advisory_lock
 from cartrita_search.errors import (
+    DatabaseUnreachable,
     DimensionMismatch,
     InvalidArgument,
     RebuildInProgress,
@@ -776,6 +778,36 @@ def test_one_import_at_a_time(v1: psycopg.Connection, manage: Manage, connect: C
     assert done.returncode == 75
     assert "cartrita import" in done.stderr
     assert contents(v1)[0] == []
+
+
+@pytest.mark.parametrize("which", ["lock", "batches"])
+def test_a_lost_connection_is_one_line_or_none(
+    v1: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """That of the lock is not needed to go on; that of the batches is."""
+
+    def end(operation: str, name: str, subject: str = "") -> None:
+        if name == "second_batch":
+            pid = connection.connection.info.backend_pid
+            if which == "lock":
+                pid = scalar(
+                    v1,
+                    "SELECT pid FROM pg_stat_activity WHERE application_name = 'cartrita import'",
+                )
+            v1.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cartrita_search.ops.import_v1.step", end)
+        if which == "lock":
+            run(only=["knowledge_entries"], batch_size=5)
+        else:
+            with pytest.raises(DatabaseUnreachable, match="goes on after them"):
+                run(only=["knowledge_entries"], batch_size=5)
+            connection.close()
+            assert scalar(v1, "SELECT count(*) FROM search_documents") == 5
+    again = by_table(run(only=["knowledge_entries"]))["knowledge_entries"]
+    assert again.resumed_after == (None if which == "lock" else "5")
+    assert scalar(v1, "SELECT count(*) FROM search_documents") == 12
 
 
 def test_another_model_s_run_is_a_run_of_its_own(v1: psycopg.Connection) -> None:

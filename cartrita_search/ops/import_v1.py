@@ -7,7 +7,7 @@ A run over what came already changes nothing. v1's tables are only read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
@@ -168,7 +168,7 @@ def import_v1(
 
 
 @contextmanager
-def _as_search_errors() -> Any:
+def _as_search_errors() -> Iterator[None]:
     """One clear line for what the server refuses or ends: a right, a timeout, a shutdown."""
     try:
         with search_errors():
@@ -450,7 +450,7 @@ class _Run:
             checkpoints.delete()
 
     @contextmanager
-    def progress(self, rows: int, label: str) -> Any:
+    def progress(self, rows: int, label: str) -> Iterator[Callable[[int], object]]:
         if self.bar is None:
             yield lambda _: None
         else:
@@ -535,5 +535,5 @@ class _Run:
 
 
 def _summary(outcome: Outcome) -> dict[str, Any]:
-    counts: Iterable[str] = ("table", "brought", "updated", "unchanged", "skipped")
-    return {name: getattr(outcome, name) for name in counts}
+    names = ("table", "model", "brought", "updated", "unchanged", "skipped")
+    return {name: getattr(outcome, name) for name in names}
