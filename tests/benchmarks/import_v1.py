@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psycopg
@@ -71,15 +71,26 @@ def _measure(connection: BaseDatabaseWrapper, pg: psycopg.Connection, count: int
     (stored,) = pg.execute("SELECT count(*) FROM embeddings").fetchone() or (0,)
     if brought["knowledge_chunks"] != count or unchanged["knowledge_chunks"] != count != stored:
         raise RuntimeError(f"not all came: {brought}, {unchanged}, {stored}")
+    batches = watched.between("first_batch", "index")
     return show(
         [
             Measurement("rows/s", count / watched.seconds("first_batch", "index"), at_least=1500),
+            Measurement("rows/s of processor time", count / batches[-1].processor),
             Measurement(
                 "rows/s, unchanged", count / watched_again.seconds("first_batch", "index")
             ),
             Measurement("counting words, vacuum, s", watched.seconds("index", "record")),
-            Measurement("resident memory of the command, MB", watched.resident, at_most=300),
-            Measurement("private memory of its backends, MB", watched.backend, at_most=300),
+            Measurement(
+                "resident memory of the command, MB",
+                max(look.resident for look in watched.looks),
+                at_most=300,
+            ),
+            Measurement(
+                "private memory of its backend, MB, batches",
+                max(look.private for look in batches),
+                at_most=300,
+            ),
+            Measurement("the same, counting words", max(look.private for look in watched.looks)),
             Measurement(
                 "locks on v1's tables beyond a reader's", len(watched.locks - _READERS), at_most=0
             ),
@@ -117,8 +128,19 @@ def _fill(pg: psycopg.Connection, count: int) -> None:
                 )  # fmt: skip
 
 
+class Look(NamedTuple):
+    """What an import and its backends had taken at one moment."""
+
+    at: float
+    #: Memory in MB: resident of the command, private of the largest backend.
+    resident: float
+    private: float
+    #: Seconds of processor time of the backends.
+    processor: float
+
+
 class Watch(threading.Thread):
-    """Looks at a running import: when its steps began, what memory it and its backends took."""
+    """Looks at a running import, and knows when its steps began."""
 
     def __init__(self, connection: BaseDatabaseWrapper, process: subprocess.Popen[str]) -> None:
         super().__init__()
@@ -126,24 +148,33 @@ class Watch(threading.Thread):
         self.process = process
         self.ended = threading.Event()
         self.steps: dict[str, float] = {}
-        self.resident = self.backend = 0.0
+        self.looks: list[Look] = []
         self.locks: set[str] = set()
 
     def run(self) -> None:
         with raw_connection(self.connection) as pg:
-            (own,) = pg.execute("SELECT pg_backend_pid()").fetchone() or (0,)
             while not self.ended.wait(0.2):
-                self._look(pg, own)
+                self._look(pg)
 
-    def _look(self, pg: psycopg.Connection, own: int) -> None:
-        self.resident = max(self.resident, _kilobytes(self.process.pid, "status", "VmHWM") / 1024)
-        backends = pg.execute(
-            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> %s",
-            [own],
-        ).fetchall()
-        for (pid,) in backends:
-            private = _kilobytes(pid, "smaps_rollup", "Anonymous") / 1024
-            self.backend = max(self.backend, private)
+    def _look(self, pg: psycopg.Connection) -> None:
+        # Those of Django's connection and of the lock, beside the benchmark's own.
+        backends = [
+            pid
+            for (pid,) in pg.execute(
+                "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"
+                " AND backend_start > (SELECT backend_start FROM pg_stat_activity"
+                " WHERE pid = pg_backend_pid()) - interval '1 s' AND pid <> pg_backend_pid()"
+            ).fetchall()
+        ]
+        self.looks.append(
+            Look(
+                time.perf_counter(),
+                _kilobytes(self.process.pid, "status", "VmRSS") / 1024,
+                max((_kilobytes(pid, "smaps_rollup", "Anonymous") / 1024 for pid in backends),
+                    default=0.0),
+                sum(map(_processor_seconds, backends)),
+            )
+        )  # fmt: skip
         self.locks |= {
             mode
             for (mode,) in pg.execute(
@@ -152,9 +183,21 @@ class Watch(threading.Thread):
             ).fetchall()
         }
 
+    def between(self, begin: str, end: str) -> list[Look]:
+        """The looks from the first time that one step began to that of another."""
+        return [look for look in self.looks if self.steps[begin] <= look.at <= self.steps[end]]
+
     def seconds(self, begin: str, end: str) -> float:
-        """From the first time that one step began to that of another."""
+        """The time in between."""
         return self.steps[end] - self.steps[begin]
+
+
+def _processor_seconds(pid: int) -> float:
+    try:
+        fields = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has just ended
+        return 0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _kilobytes(pid: int, file: str, name: str) -> int:
