@@ -118,7 +118,9 @@ _PICK = sql.SQL("""
         SELECT f.*,
             row_number() OVER (
                 PARTITION BY f.source_table, f.source_id
-                ORDER BY f.own_fault IS NOT NULL, f.modified_at DESC NULLS LAST, f.key DESC
+                ORDER BY f.own_fault IS NOT NULL,
+                    coalesce(f.title, '') = '' AND f.content = '' AND f.embedding IS NULL,
+                    f.modified_at DESC NULLS LAST, f.key DESC
             ) AS nth,
             CASE
                 WHEN f.embedding IS NULL THEN NULL
@@ -419,7 +421,7 @@ _VECTORS = sql.SQL("""
         FROM picked AS o
         JOIN {table} AS newer
             ON newer.source_table = o.source_table AND newer.source_id = o.source_id
-                AND {newer_model} = %(model)s
+                AND newer.embedding IS NOT NULL AND {newer_model} = %(model)s
                 AND {newer_than_o}
     ) AS n ON n.id = t.id
 """)

@@ -47,7 +47,6 @@ class Command(BaseCommand):
         parser.add_argument(
             "--map",
             action="append",
-            type=parse_map,
             default=[],
             metavar="table=T,key=COLUMN,…",
             help="another table: which column is its key (id), title, content, embedding, owner,"
@@ -75,7 +74,7 @@ class Command(BaseCommand):
                     model=options["model"],
                     only=options["tables"],
                     users=options["users"],
-                    maps=options["map"],
+                    maps=[parse_map(text) for text in options["map"]],
                     batch_size=options["batch_size"],
                     dry_run=options["dry_run"],
                     planned=None if options["json"] else self._print_plan,
