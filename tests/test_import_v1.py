@@ -646,12 +646,13 @@ def test_rights_names_and_times_of_people(v1: psycopg.Connection) -> None:
             (10, 'Margaret Heafield Hamilton', NULL, 'plain text', 'Moderator', false, false,
                 '2020-01-01 00:00+00'),
             (11, 'Margaret Heafield Hamilton', NULL, '', 'superadmin', NULL, NULL, NULL),
+            (9, 'Flannery', 'o''brien+x@example.com', '', 'user', false, true, 'infinity'),
             (12, repeat('n', 200), repeat('a', 150) || '@example.com', '', NULL, true, true, now())
         """
     )
     outcome = by_table(run(users=True))["users"]
-    assert outcome.brought == 6
-    assert sum(outcome.adjusted.values()) == 4
+    assert outcome.brought == 7
+    assert sum(outcome.adjusted.values()) == 5
     people = {
         person.pk: (person.username, person.is_staff, person.is_superuser, person.is_active)
         for person in User.objects.all()
@@ -660,6 +661,7 @@ def test_rights_names_and_times_of_people(v1: psycopg.Connection) -> None:
         1: ("ada@example.com", True, True, True),
         2: ("grace@example.com", False, False, True),
         3: ("Edsger@Example.com", False, False, True),
+        9: ("o'brien+x@example.com", False, False, True),
         10: ("Margaret-Heafield-Hamilton", True, False, False),
         11: ("Margaret-Heafield-Hamilton-11", True, True, True),
         12: ("user-12", True, True, True),

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import UTC
 from typing import Any
 
 from django.contrib.auth import get_user_model
+from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.hashers import make_password
-from django.contrib.auth.models import BaseUserManager
 from django.core.exceptions import FieldDoesNotExist
 from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.utils import timezone
 from psycopg import sql
 
 from ..errors import InvalidArgument
-from .tables import INTEGERS, Outcome, Table
+from .tables import INTEGERS, Outcome, Table, moment
 
 #: Roles of v1, in lower case, that make a superuser and a member of staff; is_admin
 #: makes a superuser too. Everybody else is an ordinary account.
@@ -30,14 +29,13 @@ STAFF_ROLES = {"staff", "moderator"}
 
 #: The whole of a bcrypt hash, of any of its versions.
 _BCRYPT = re.compile(r"\$2[abxy]\$\d\d\$[./A-Za-z0-9]{53}")
-#: What Django's own validator lets no username hold.
+#: What Django's own validator lets no username hold. An address stays as it is: people
+#: log in by it.
 _NOT_IN_USERNAMES = re.compile(r"[^\w.@+-]+")
 
 _ANOTHERS = "the id is another person's account, whose their documents become"
 
-_COLUMNS = (
-    "id", "name", "email", "password_hash", "role", "is_admin", "is_active", "created_at",
-)  # fmt: skip
+_COLUMNS = ("id", "name", "email", "password_hash", "role", "is_admin", "is_active")
 
 
 def check_accounts(table: Table) -> None:
@@ -115,12 +113,16 @@ def _read(table: Table, after: str | None, limit: int, using: str) -> list[dict[
     with connections[using].cursor() as cursor:
         cursor.execute(
             sql.SQL(
-                "SELECT {} FROM {} WHERE id > %s ORDER BY id FETCH FIRST (%s) ROWS ONLY"
-            ).format(sql.SQL(", ").join(map(sql.Identifier, names)), table.identifier),
+                "SELECT {}, {} FROM {} AS t WHERE id > %s ORDER BY id FETCH FIRST (%s) ROWS ONLY"
+            ).format(
+                moment(table, ("created_at",)),
+                sql.SQL(", ").join(map(sql.Identifier, names)),
+                table.identifier,
+            ),
             [-(1 << 63) if after is None else int(after), limit],
         )
         return [
-            dict.fromkeys(_COLUMNS) | dict(zip(names, row, strict=True))
+            dict.fromkeys(_COLUMNS) | dict(zip(("created_at", *names), row, strict=True))
             for row in cursor.fetchall()
         ]
 
@@ -148,8 +150,10 @@ def _is_same(account: Any, row: dict[str, Any]) -> bool:
 
 def _username(row: dict[str, Any]) -> str:
     """What a person logs in by, as in v1: the e-mail address, or else the name."""
-    for text in (row["email"], row["name"]):
-        username = _NOT_IN_USERNAMES.sub("-", text or "").strip("-")
+    name = _NOT_IN_USERNAMES.sub("-", row["name"] or "").strip("-")
+    for text in (row["email"] or "", name):
+        # As Django's own form reads what is typed in.
+        username = AbstractBaseUser.normalize_username(text.strip())
         if 0 < len(username) <= 150:
             return username
     return f"user-{row['id']}"
@@ -188,7 +192,7 @@ def _account(model: Any, row: dict[str, Any], taken: set[str], outcome: Outcome)
         "is_superuser": is_admin,
         "is_staff": is_admin or role in STAFF_ROLES,
         "is_active": row["is_active"] is not False,
-        "date_joined": _aware(row["created_at"]),
+        "date_joined": row["created_at"] or timezone.now(),
         model.USERNAME_FIELD: username,
     }
     account = model(pk=row["id"])
@@ -198,13 +202,6 @@ def _account(model: Any, row: dict[str, Any], taken: set[str], outcome: Outcome)
             most = getattr(field, "max_length", None)
             setattr(account, name, value[:most] if isinstance(value, str) and most else value)
     return account
-
-
-def _aware(moment: Any) -> Any:
-    """The moment of an account's making; one without a zone is taken for UTC."""
-    if moment is None:
-        return timezone.now()
-    return moment if timezone.is_aware(moment) else moment.replace(tzinfo=UTC)
 
 
 def _advance_sequence(model: Any, using: str) -> None:
