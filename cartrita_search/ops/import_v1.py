@@ -19,7 +19,7 @@ from django.db import (
     connections,
     transaction,
 )
-from django.db.models import F, Sum
+from django.db.models import F, QuerySet, Sum
 from django.db.models.functions import Now
 from psycopg.errors import InsufficientPrivilege
 
@@ -60,6 +60,9 @@ STEPS = (
 
 #: Rows of one batch, which is one transaction.
 BATCH_SIZE = 2000
+
+#: The checkpoint's key of v1's people; see `Source.checkpoint` for the others'.
+_PEOPLE = "import_v1 users"
 
 #: Opens a bar of so many rows under a label; what it gives is told of rows done.
 Bar: TypeAlias = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]
@@ -127,6 +130,7 @@ def import_v1(
     users: bool = False,
     maps: Sequence[TableMap] = (),
     batch_size: int = BATCH_SIZE,
+    restart: bool = False,
     dry_run: bool = False,
     planned: Callable[[Plan], object] | None = None,
     bar: Bar | None = None,
@@ -138,7 +142,8 @@ def import_v1(
     ``model`` names the model of v1's vectors; it may be left out where the former table
     `embeddings`, or the only model there is, tells. ``maps`` say what other tables
     hold, besides those of CARTRITA_SEARCH["V1_TABLES"]. ``planned`` is called with the
-    plan before anything is written, ``stop`` asked before each batch.
+    plan before anything is written, ``stop`` asked before each batch. ``restart`` reads
+    tables anew that an interrupted run had read.
 
     A dry run reads all rows, tells which would be left out and why, and writes nothing.
     Raises a `SearchError`; what earlier batches brought stays, and the next run goes on.
@@ -156,6 +161,8 @@ def import_v1(
             planned(plan)
         run = _Run(plan, batch_size, dry_run, bar, stop, using, ImportReport(plan, dry_run))
         try:
+            if restart and not dry_run:
+                run.checkpoints().delete()
             run.all()
         except SearchError as error:
             if not dry_run:
@@ -356,6 +363,15 @@ class _Run:
         if not self.dry_run and not self.report.stopped and self.plan.sources:
             step(OPERATION, "index")
             self.finish()
+        if not self.dry_run and not self.report.stopped:
+            # Not before: what a table's interrupted run had read is not read again because
+            # a later table's was interrupted.
+            self.checkpoints().delete()
+
+    def checkpoints(self) -> QuerySet[SourceCheckpoint]:
+        """How far this run, or one before it, has come in each of its tables."""
+        names = [_PEOPLE, *(source.checkpoint for source in self.plan.sources)]
+        return SourceCheckpoint.objects.using(self.using).filter(pk__in=names)
 
     def models(self) -> list[str]:
         """The models whose vectors come."""
@@ -374,7 +390,7 @@ class _Run:
                 using=self.using,
             )
 
-        self.batches("import_v1 users", self.plan.people_rows, outcome, bring)
+        self.batches(_PEOPLE, self.plan.people_rows, outcome, bring)
 
     def weights(self, table: Table) -> None:
         step(OPERATION, "weights")
@@ -447,7 +463,6 @@ class _Run:
                 advance(read)
         if not read and not self.dry_run:
             step(OPERATION, "end_of_table", name)
-            checkpoints.delete()
 
     @contextmanager
     def progress(self, rows: int, label: str) -> Iterator[Callable[[int], object]]:

@@ -60,6 +60,11 @@ class Command(BaseCommand):
             help="rows of one transaction (default: %(default)s)",
         )
         parser.add_argument(
+            "--restart",
+            action="store_true",
+            help="read rows again that an interrupted run had read",
+        )
+        parser.add_argument(
             "--dry-run",
             action="store_true",
             help="read everything, write nothing, and tell what would be left out and why",
@@ -76,6 +81,7 @@ class Command(BaseCommand):
                     users=options["users"],
                     maps=[parse_map(text) for text in options["map"]],
                     batch_size=options["batch_size"],
+                    restart=options["restart"],
                     dry_run=options["dry_run"],
                     planned=None if options["json"] else self._print_plan,
                     bar=lambda rows, label: progress(rows, label, sys.stderr),
@@ -120,7 +126,7 @@ class Command(BaseCommand):
             if outcome.resumed_after is not None:
                 self.stdout.write(
                     f"{outcome.table}: an earlier run was interrupted; went on after key"
-                    f" {outcome.resumed_after}."
+                    f" {outcome.resumed_after}. Run again for what has changed before it since."
                 )
         self.stdout.write(
             table(
