@@ -34,6 +34,7 @@ from cartrita_search.retrieval import keyword_search
 from cartrita_search.v1.documents import NO_KEY, REASONS
 from cartrita_search.v1.tables import Outcome, parse_map
 from tests.conftest import Connect, Manage
+from tests.pgbouncer import pgbouncer
 from tests.postgres import row_versions, scalar, vector_indexes
 from tests.v1 import PASSWORDS, RUNNER_FILES, make_v1
 
@@ -821,6 +822,25 @@ def test_a_lost_connection_is_one_line_or_none(
     again = by_table(run(only=["knowledge_entries"]))["knowledge_entries"]
     assert again.resumed_after == (None if which == "lock" else "5")
     assert scalar(v1, "SELECT count(*) FROM search_documents") == 12
+
+
+def test_batches_go_through_a_pooler_in_transaction_mode(
+    v1: psycopg.Connection,
+    database: dict[str, Any],
+    manage: Manage,
+    manage_environment: dict[str, str],
+) -> None:
+    with pgbouncer(database) as pooled:
+        done = manage(
+            *("import_v1", "--users", "--batch-size", "3"),
+            DATABASE_URL="postgres://{user}@{host}:{port}/{dbname}".format(**pooled),
+            MIGRATE_DATABASE_URL=manage_environment["DATABASE_URL"],
+        )
+    assert done.returncode == 0, done.stderr
+    came = contents(v1)
+    forget(v1)
+    run(users=True)
+    assert contents(v1) == came
 
 
 def test_another_model_s_run_is_a_run_of_its_own(v1: psycopg.Connection) -> None:
