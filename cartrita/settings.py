@@ -83,6 +83,7 @@ env = Environment(
     METRICS_KEEP_DAYS=(int, 90),
     METRICS_TOKEN=(str, ""),
     GRANT_ROLE=(str, ""),
+    V1_TABLES=(json.loads, []),
 )
 env.read_env(env("ENV_FILE"))
 
@@ -151,6 +152,16 @@ AUTH_PASSWORD_VALIDATORS = [
         "CommonPasswordValidator",
         "NumericPasswordValidator",
     )
+]
+
+# The last one is v1's: who logs in by such a hash has it replaced by the first.
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2SHA1PasswordHasher",
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "django.contrib.auth.hashers.BCryptSHA256PasswordHasher",
+    "django.contrib.auth.hashers.ScryptPasswordHasher",
+    "django.contrib.auth.hashers.BCryptPasswordHasher",
 ]
 
 ROOT_URLCONF = "cartrita.urls"
@@ -376,4 +387,5 @@ CARTRITA_SEARCH: dict[str, Any] = {
     "GRANT_ROLE": env("GRANT_ROLE"),
     "DIRECT_DATABASE_URL": env("MIGRATE_DATABASE_URL"),
     "FORCE_MIGRATION": env("FORCE_MIGRATION"),
+    "V1_TABLES": env("V1_TABLES"),
 }

@@ -50,6 +50,8 @@ class SearchSettings:
     direct_database_url: str = ""
     #: Whether migrate goes on where applied migrations differ from this release's files.
     force_migration: bool = False
+    #: What other tables of a v1 database hold, for import_v1: a dict for each, as --map.
+    v1_tables: list[dict[str, str]] = field(default_factory=list)
 
 
 _POSTGRES_SCHEMES = ("postgres://", "postgresql://")
@@ -61,6 +63,14 @@ def _is_path(value: object) -> bool:
 
 def _is_arguments(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
+def _is_maps(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, dict)
+        and all(isinstance(part, str) for pair in each.items() for part in pair)
+        for each in value
+    )
 
 
 def _is_whole_number(value: object, most: int) -> bool:
@@ -99,6 +109,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda v: isinstance(v, str) and (not v or v.startswith(_POSTGRES_SCHEMES)),
     ),
     "force_migration": ("True or False", lambda v: isinstance(v, bool)),
+    "v1_tables": ('a list of dicts like {"table": "notes", "content": "body"}', _is_maps),
 }
 
 

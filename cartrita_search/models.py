@@ -546,7 +546,7 @@ class RedisSession(models.Model):
 
 
 class SourceCheckpoint(models.Model):
-    """How far an unfinished run of ``sync_documents`` has come in one source."""
+    """How far an unfinished run of ``sync_documents`` or ``import_v1`` has come in one source."""
 
     source_table = models.TextField(primary_key=True)
     last_key = models.TextField(null=True)  # noqa: DJ001 - NULL before the first batch

@@ -81,6 +81,8 @@ def test_no_settings_at_all_mean_the_defaults(settings: LazySettings) -> None:
         ({"METRICS_FLUSH_SECONDS": 0}, '"METRICS_FLUSH_SECONDS"'),
         ({"METRICS_FLUSH_SECONDS": float("inf")}, '"METRICS_FLUSH_SECONDS"'),
         ({"METRICS_FLUSH_SECONDS": False}, '"METRICS_FLUSH_SECONDS"'),
+        ({"V1_TABLES": {"table": "notes"}}, '"V1_TABLES"'),
+        ({"V1_TABLES": [{"table": 1}]}, '"V1_TABLES"'),
         (["EMBEDDER"], "must be a dict, not list"),
         (None, "must be a dict, not NoneType"),
     ],

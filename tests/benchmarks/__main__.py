@@ -48,7 +48,7 @@ def main() -> int:
 
     from cartrita.embedded.postgres import EmbeddedPostgres
 
-    from . import growth, ingest, latency, locks, quality, recording, sweep
+    from . import growth, import_v1, ingest, latency, locks, quality, recording, sweep
     from .peers import benchmark as peers
 
     benchmarks: dict[str, Callable[..., bool]] = {
@@ -57,6 +57,7 @@ def main() -> int:
         "latency": latency.run,
         "ingest": ingest.run,
         "recording": recording.run,
+        "import_v1": import_v1.run,
         "growth": growth.run,
         "locks": locks.run,
         "peers": peers.run,
@@ -72,11 +73,12 @@ def main() -> int:
         help="peers: judged folders to compare by, instead of the three at hand",
     )
     parser.add_argument(
-        "--rows", type=int, help="growth, peers: only so many rows, for a first look"
+        "--rows", type=int, help="import_v1, growth, peers: only so many rows, for a first look"
     )
     given = parser.parse_args()
     names = given.names or list(benchmarks)
     options: dict[str, dict[str, Any]] = {
+        "import_v1": {"rows": given.rows},
         "growth": {"rows": given.rows},
         "peers": {"rows": given.rows, "data": given.data},
     }
