@@ -27,6 +27,7 @@ from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from psycopg import sql
+from pytest_django import DjangoDbBlocker
 
 from cartrita.embedded.postgres import client_program
 from cartrita_search.db import (
@@ -44,15 +45,19 @@ from cartrita_search.ops.stuck_queries import Finding, Limits, Survey
 from .conftest import Connect, Manage
 from .postgres import scalar, wait_until_blocked
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.usefixtures("clean_tables", "stuck_app"),
-]
+pytestmark = pytest.mark.usefixtures("django_connection", "stuck_app")
 
 #: Everything idle in transaction, and every root of a queue, is stuck at once.
 AT_ONCE = Limits(idle_seconds=0, blocking_seconds=0)
 #: Only roots of queues.
 QUEUES = Limits(idle_seconds=3600, blocking_seconds=0)
+
+
+@pytest.fixture
+def django_connection(clean_tables: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """Django's own connection, in autocommit mode; `clean_tables` is cleaning enough."""
+    with django_db_blocker.unblock():
+        yield
 
 
 @pytest.fixture(scope="module")
