@@ -543,9 +543,7 @@ def wait_for(pg: psycopg.Connection, statement: str) -> None:
 
 
 @pytest.mark.slow
-def test_d022_a_replica_that_lags(
-    healthy: psycopg.Connection, replica: str, database: dict[str, Any]
-) -> None:
+def test_d022_a_replica_that_lags(healthy: psycopg.Connection, replica: str) -> None:
     def on_the_replica() -> list[Finding]:
         return doctor.examine(
             using=replica, only=["D022"], thresholds=Thresholds(lag_seconds=0)
@@ -555,15 +553,16 @@ def test_d022_a_replica_that_lags(
         "SELECT count(*) = 1 FROM pg_stat_replication WHERE state = 'streaming'"
         " AND replay_lsn = pg_current_wal_lsn()"
     )
+    healthy.execute("UPDATE search_documents SET title = 'first'")
     wait_for(healthy, caught_up)
     assert found("D022") == []
     assert on_the_replica() == []
     with connections[replica].cursor() as cursor:
         cursor.execute("SELECT pg_wal_replay_pause()")
-    healthy.execute("UPDATE search_documents SET title = 'a'")
+    healthy.execute("UPDATE search_documents SET title = 'second'")
     wait_for(
         healthy,
-        "SELECT write_lsn = pg_current_wal_lsn() AND replay_lsn < write_lsn"
+        "SELECT flush_lsn = pg_current_wal_lsn() AND replay_lsn < flush_lsn"
         " FROM pg_stat_replication",
     )
     assert "walreceiver (local) is " in one("D022", lag_bytes=100).evidence
