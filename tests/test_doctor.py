@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("django_connection")
 
 PAGE = settings.BASE_DIR / "docs" / "troubleshooting.md"
 
-ROWS = 400
+ROWS = 200
 
 
 @pytest.fixture
@@ -59,12 +59,12 @@ def healthy(pg: psycopg.Connection) -> psycopg.Connection:
     pg.execute(
         "INSERT INTO embeddings (document_id, source_table, source_id, embedding_model, embedding)"
         " SELECT id, source_table, source_id, 'model',"
-        " format('[%s,1,%s,2]', source_id, 100 - source_id::integer)::vector"
+        " format('[%s,1,%s,2]', source_id, 50 - source_id::integer)::vector"
         " FROM search_documents WHERE source_id <> 'first'"
     )
     pg.execute("SELECT rebuild_vector_indexes()")
     pg.execute("SELECT pg_stat_force_next_flush()")  # what it counts later would be news
-    pg.execute("VACUUM (ANALYZE)")
+    pg.execute("VACUUM (ANALYZE) search_documents, embeddings")
     pg.execute("UPDATE embedding_models SET measured_recall = 1")
     return pg
 
@@ -553,6 +553,7 @@ def test_d022_a_replica_that_lags(healthy: psycopg.Connection, replica: str) -> 
         "SELECT count(*) = 1 FROM pg_stat_replication WHERE state = 'streaming'"
         " AND replay_lsn = pg_current_wal_lsn()"
     )
+    healthy.execute("SET synchronous_commit = local")  # or WAL is written some time later
     healthy.execute("UPDATE search_documents SET title = 'first'")
     wait_for(healthy, caught_up)
     assert found("D022") == []
@@ -594,7 +595,7 @@ def test_what_a_role_may_not_see_is_not_looked_at_and_said_so() -> None:
         execute("SET LOCAL ROLE doctor_test")
         examined = doctor.examine()
         execute("RESET ROLE")
-    assert 'GRANT pg_read_all_stats TO "doctor_test";' in examined.skipped["D022"]
+    assert "D022" not in examined.skipped  # there is no replica, and every role sees that
     assert 'GRANT pg_read_all_stats TO "doctor_test";' in examined.skipped["D023"]
     assert "this role may not" in examined.skipped["D012"]
 
@@ -679,7 +680,7 @@ def test_a_database_without_our_tables_is_examined_too(
     done = manage("search_doctor", DATABASE_URL=_url(pg, "postgres"))
     assert done.returncode == 0, done.stderr
     assert "D004" in done.stdout
-    assert "not looked at: not all migrations are applied" in done.stdout
+    assert "not looked at, because not all migrations are applied" in done.stdout
 
 
 def _url(pg: psycopg.Connection, database: str) -> str:

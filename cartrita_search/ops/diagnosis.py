@@ -198,7 +198,7 @@ def _look(each: Rule, patient: Patient) -> list[Finding]:
         elif isinstance(cause, LockNotAvailable):
             reason = "a table is locked: manage.py cleanup_stuck_queries shows by whom"
         elif isinstance(cause, InsufficientPrivilege):
-            reason = f"this role may not: {' '.join(str(error).split())}"
+            reason = f"this role may not ({' '.join(str(error).split())})"
         elif isinstance(from_database(error), NotMigrated):
             reason = "not all migrations are applied"
         else:

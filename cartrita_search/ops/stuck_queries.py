@@ -459,8 +459,9 @@ class _Judge:
         if protection:
             return Finding(session, blocks, "none", "; ".join([protection, *reasons]))
         if old or blocks:
-            active = session.state in {"active", "fastpath function call"}
-            return Finding(session, True, "cancel" if active else "terminate", why)
+            # A cancel does nothing to a session that does nothing.
+            idle = session.is_idle or session.state == "idle"
+            return Finding(session, True, "terminate" if idle else "cancel", why)
         if session.blocked_by and not (waits and at_root):
             why = "it waits itself"
         return Finding(session, False, "none", why or "it is in nobody's way")

@@ -63,8 +63,9 @@ class Command(BaseCommand):
                 f"{style(f'{finding.severity:7}')}  {finding.id}  {finding.evidence}\n"
                 f"               -> {finding.remedy}"
             )
-        for key, reason in found.skipped.items():
-            self.stdout.write(f"{'unknown':7}  {key}  not looked at: {reason}")
+        for reason in dict.fromkeys(found.skipped.values()):
+            keys = ", ".join(key for key, why in found.skipped.items() if why == reason)
+            self.stdout.write(f"unknown  {keys}: not looked at, because {reason}")
         done = ", ".join(f"{name} {when:%F %R}" for name, when in found.last_actions.items())
         self.stdout.write(
             f"{len(found.findings)} to mend, see docs/troubleshooting.md."
