@@ -502,11 +502,12 @@ def test_d021_a_large_search_history(healthy: psycopg.Connection) -> None:
 
 @pytest.fixture
 def replica(
-    database: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: dict[str, Any], embedded_servers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
     """The alias of a real replica of the run's server."""
     primary = EmbeddedPostgres.from_settings()
-    server = EmbeddedPostgres(tmp_path)
+    server = EmbeddedPostgres(embedded_servers / "replica")
+    server.parent.mkdir()
     command = [
         client_program("pg_basebackup"),
         *("--pgdata", str(server.folder), "--write-recovery-conf", "--checkpoint", "fast"),
@@ -534,6 +535,7 @@ def replica(
     connections[alias].close()
     del connections[alias]
     server.stop()
+    shutil.rmtree(server.parent)
 
 
 def wait_for(pg: psycopg.Connection, statement: str) -> None:
