@@ -379,14 +379,19 @@ def test_d015_a_table_never_analyzed(healthy: psycopg.Connection) -> None:
 
 
 def test_d016_dead_tuples(healthy: psycopg.Connection, connect: Connect) -> None:
+    def dead() -> list[str]:
+        # Others that are written with these are not of interest here.
+        findings = [f.evidence.split()[0] for f in found("D016", dead_tuples=100)]
+        return [table for table in findings if table == "search_documents:"]
+
     # Autovacuum, should it come by just now, cannot remove what this one may see.
     connect(autocommit=False).execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1")
-    assert found("D016", dead_tuples=100) == []
+    assert dead() == []
     for title in ("one", "two"):
         healthy.execute("UPDATE search_documents SET title = %s", [title])
     healthy.execute("SELECT pg_stat_force_next_flush()")
     assert found("D016") == []  # too few to matter
-    assert one("D016", dead_tuples=100).evidence.startswith("search_documents: ")
+    assert dead() == ["search_documents:"]
 
 
 def test_d017_a_bloated_table(healthy: psycopg.Connection) -> None:
@@ -431,7 +436,7 @@ def test_d018_redis_does_not_answer(redis: Any, settings: LazySettings) -> None:
         }
     }
     finding = one("D018")
-    assert "'default'" in finding.evidence
+    assert "The cache default" in finding.evidence
     assert "secret" not in finding.evidence
     assert found("D019") == []  # not the same twice
 
@@ -462,16 +467,37 @@ def test_d019_redis_that_evicts(redis: Any) -> None:
     assert re.search(r"has evicted [1-9]\d* keys", one("D019").evidence)
 
 
-def test_d020_sessions(settings: LazySettings) -> None:
-    assert found("D020") == []
-    settings.SESSION_ENGINE = "django.contrib.sessions.backends.cache"
-    assert "logged out" in one("D020").evidence
-    assert checks() == ["W007"]
-    settings.SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
-    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
-    assert "LocMemCache" in one("D020").evidence
-    settings.SESSION_ENGINE = "django.contrib.sessions.backends.db"
-    assert found("D020") == []
+def test_several_caches_in_one_redis_are_one_server(redis: Any, settings: LazySettings) -> None:
+    settings.CACHES = settings.CACHES | {"other": settings.CACHES["default"] | {"KEY_PREFIX": "x"}}
+    redis.config_set("maxmemory", 0)
+    assert "other has no maxmemory" in one("D019").evidence
+
+
+IN_MEMORY = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+NOWHERE = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
+
+
+@pytest.mark.parametrize(
+    ("engine", "cache", "evidence"),
+    [
+        ("cache", {}, "logged out"),
+        ("cached_db", {}, None),
+        ("cached_db", IN_MEMORY, "memory of each process"),
+        ("cached_db", NOWHERE, None),
+        ("db", IN_MEMORY, None),
+        ("signed_cookies", IN_MEMORY, None),
+    ],
+)
+def test_d020_sessions(
+    settings: LazySettings, engine: str, cache: dict[str, Any], evidence: str | None
+) -> None:
+    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
+    settings.SESSION_CACHE_ALIAS = "default"
+    settings.CACHES = cache or settings.CACHES
+    assert [finding.id for finding in found("D020")] == (["D020"] if evidence else [])
+    assert checks() == (["W007"] if evidence else [])
+    if evidence:
+        assert evidence in one("D020").evidence
 
 
 # --- Operation ---------------------------------------------------------------

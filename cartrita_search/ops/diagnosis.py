@@ -39,9 +39,10 @@ class Thresholds:
     planner_rows: int = 10_000
     #: Pages of a table before statistics matter to the planner.
     analyze_pages: int = 8
-    #: Dead tuples, as a part of the live ones (autovacuum comes at 0.2), and at least.
+    #: Dead tuples, as a part of the live ones (autovacuum comes at 0.2), and at least: a
+    #: small table that is written all the time always has some.
     dead_share: float = 0.3
-    dead_tuples: int = 1000
+    dead_tuples: int = 10_000
     #: A table's size beside what its rows take, and the bytes that are wasted at least.
     bloat_factor: float = 2.0
     bloat_bytes: int = 50 << 20

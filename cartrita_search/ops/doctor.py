@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.conf import settings
+from django.contrib.sessions.backends import cache, cached_db
 from django.core.cache import caches
 from django.db.migrations.loader import MigrationLoader
 from django.template.defaultfilters import filesizeformat
@@ -372,27 +373,36 @@ def _bloat(patient: Patient) -> Iterator[Evidence]:
 
 
 def _redis_servers() -> Iterator[tuple[str, Any]]:
-    """The caches that are in Redis, each with its client."""
+    """The Redis servers of CACHES: the aliases of each, and a client."""
     try:
         from django_redis.cache import RedisCache  # type: ignore[import-untyped]
-    except ImportError:  # then none is
+    except ImportError:  # then there is none
         return
+    aliases: dict[str, list[str]] = {}
+    clients: dict[str, Any] = {}
     for alias in settings.CACHES:
-        cache = caches[alias]
-        if isinstance(cache, RedisCache):
-            yield alias, cache.client.get_client(write=True)
+        found: Any = caches[alias]
+        if isinstance(found, RedisCache):
+            client = found.client.get_client(write=True)
+            pool = client.connection_pool
+            where = {key: pool.connection_kwargs.get(key) for key in ("host", "port", "path")}
+            server = str([where, getattr(pool, "service_name", None)])
+            aliases.setdefault(server, []).append(alias)
+            clients.setdefault(server, client)
+    for server, names in aliases.items():
+        yield ", ".join(names), clients[server]
 
 
 @rule("D018", "warning", "Redis does not answer")
 def _unreachable_redis(patient: Patient) -> Iterator[Evidence]:
     from redis import RedisError
 
-    for alias, client in _redis_servers():
+    for names, client in _redis_servers():
         try:
             client.ping()
         except RedisError as error:
             yield (
-                f"The cache '{alias}': {' '.join(str(error).split())} Searches are answered by"
+                f"The cache {names}: {' '.join(str(error).split())} Searches are answered by"
                 " PostgreSQL alone.",
                 "redis-cli ping (check REDIS_URL, and that the server runs)",
             )
@@ -402,7 +412,7 @@ def _unreachable_redis(patient: Patient) -> Iterator[Evidence]:
 def _redis_memory(patient: Patient) -> Iterator[Evidence]:
     from redis import RedisError
 
-    for alias, client in _redis_servers():
+    for names, client in _redis_servers():
         try:
             memory, evicted = client.info("memory"), client.info("stats")["evicted_keys"]
         except RedisError:  # D018
@@ -411,19 +421,19 @@ def _redis_memory(patient: Patient) -> Iterator[Evidence]:
         policy = memory.get("maxmemory_policy", "")
         if not memory.get("maxmemory"):
             yield (
-                f"The cache '{alias}' has no maxmemory ({used} used): it grows until the machine"
+                f"The cache {names} has no maxmemory ({used} used): it grows until the machine"
                 " has none left.",
                 "redis-cli CONFIG SET maxmemory 256mb",
             )
         elif policy == "noeviction" or policy.startswith("allkeys"):
             does = "refuses writes when it is full" if policy == "noeviction" else "evicts any key"
             yield (
-                f"The cache '{alias}' {does} (maxmemory-policy {policy}).",
+                f"The cache {names} {does} (maxmemory-policy {policy}).",
                 "redis-cli CONFIG SET maxmemory-policy volatile-lru",
             )
         elif evicted:
             yield (
-                f"The cache '{alias}' has evicted {evicted} keys ({used} of"
+                f"The cache {names} has evicted {evicted} keys ({used} of"
                 f" {filesizeformat(memory['maxmemory'])} used).",
                 "redis-cli CONFIG SET maxmemory (a larger value; CONFIG RESETSTAT counts anew)",
             )
@@ -432,16 +442,17 @@ def _redis_memory(patient: Patient) -> Iterator[Evidence]:
 @rule("D020", "warning", "Sessions can be lost", check="W007")
 def _sessions(patient: Patient) -> Iterator[Evidence]:
     engine = settings.SESSION_ENGINE
-    if engine == "django.contrib.sessions.backends.cache":
+    store = importlib.import_module(engine).SessionStore
+    backend = settings.CACHES.get(settings.SESSION_CACHE_ALIAS, {}).get("BACKEND", "")
+    if issubclass(store, cache.SessionStore):
         yield (
             f"SESSION_ENGINE is {engine}: what the cache loses or evicts is logged out.",
-            'SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"',
+            'SESSION_ENGINE = "cartrita_search.sessions"',
         )
-    backend = settings.CACHES.get(settings.SESSION_CACHE_ALIAS, {}).get("BACKEND", "")
-    if engine.endswith("cached_db") and backend.endswith(("LocMemCache", "DummyCache")):
+    elif issubclass(store, cached_db.SessionStore) and backend.endswith("LocMemCache"):
         yield (
-            f"Sessions are cached by {backend.rsplit('.', 1)[-1]}, which other processes do not"
-            " see: a logout there is not noticed here.",
+            f"Sessions are cached in the memory of each process ({engine}): a logout in one is"
+            " not noticed by the others.",
             'SESSION_ENGINE = "django.contrib.sessions.backends.db"',
         )
 
