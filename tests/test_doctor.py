@@ -370,7 +370,7 @@ def test_d014_two_active_configurations(healthy: psycopg.Connection) -> None:
 
 def test_d015_a_table_never_analyzed(healthy: psycopg.Connection) -> None:
     def unanalyzed() -> list[Finding]:
-        found_ = found("D015", analyze_pages=1)
+        found_ = found("D015", analyze_pages=8)
         return [finding for finding in found_ if "search_documents" in finding.evidence]
 
     assert unanalyzed() == []
