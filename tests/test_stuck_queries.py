@@ -240,6 +240,13 @@ def test_a_password_in_a_query_is_not_shown(app: App) -> None:
     assert "geheim" not in stuck_queries.tree(look().findings)
 
 
+def test_nothing_that_a_session_says_reaches_the_terminal_as_a_command(app: App) -> None:
+    session = app("red")
+    session.execute("SELECT '\x1b[31m\nred'")
+    found = finding(look(), session)
+    assert found.session.query == "SELECT ' [31m red'"
+
+
 def test_an_idle_session_without_a_transaction_is_nothing(app: App) -> None:
     app().rollback()
     found = look()
@@ -814,10 +821,12 @@ def test_watch_goes_on_until_it_is_interrupted(
 
 
 def test_wrong_arguments_are_refused(manage: Manage) -> None:
-    for arguments in (["--idle-minutes=-1"], ["--watch=nan"], ["--database=x"]):
-        done = manage("cleanup_stuck_queries", *arguments)
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
+    done = manage("cleanup_stuck_queries", "--idle-minutes=-1")
+    assert done.returncode == 2
+    assert "-1 is not a number from 0 up" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "nan is not a number" in run("--watch=nan")[0]
+    assert "invalid choice: 'x'" in run("--database=x")[0]
     assert "--noinput" in run("--watch=1", "--execute")[0]
     printed, status = run("--table", "no_such_table")
     assert status == 1

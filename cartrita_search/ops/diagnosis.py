@@ -19,6 +19,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.errors import InsufficientPrivilege, LockNotAvailable, QueryCanceled
 
 from ..errors import DatabaseUnreachable, NotMigrated, SearchError, from_database
+from ..terminal import one_line
 
 Severity = Literal["error", "warning"]
 #: What is wrong, in one sentence, and the command that mends it.
@@ -159,7 +160,7 @@ def examine(
         )
     except OperationalError as error:
         raise DatabaseUnreachable(
-            f"No connection to the database: {' '.join(str(error).split())}.",
+            f"No connection to the database: {one_line(str(error))}.",
             "Check DATABASE_URL, and that the server runs.",
         ) from error
     findings: list[Finding] = []
@@ -200,18 +201,22 @@ def _look(each: Rule, patient: Patient) -> list[Finding]:
         elif isinstance(cause, LockNotAvailable):
             reason = "a table is locked: manage.py cleanup_stuck_queries shows by whom"
         elif isinstance(cause, InsufficientPrivilege):
-            reason = f"this role may not ({' '.join(str(error).split())})"
+            reason = f"this role may not ({one_line(str(error))})"
         elif isinstance(from_database(error), NotMigrated):
             reason = "not all migrations are applied"
         else:
-            reason = " ".join(str(error).split())
+            reason = one_line(str(error))
         raise NotSeen(reason) from error
     except SearchError as error:
         raise NotSeen(error.message) from error
     if len(found) > LINES:
         more = f"and {len(found) - LINES + 1} more like these"
         found = [*found[: LINES - 1], (more, found[LINES - 1][1])]
-    return [Finding(each.id, each.severity, each.title, *evidence) for evidence in found]
+    # There may be names of models and sessions in it, which anybody chose.
+    return [
+        Finding(each.id, each.severity, each.title, one_line(evidence), one_line(remedy))
+        for evidence, remedy in found
+    ]
 
 
 @contextmanager

@@ -402,8 +402,7 @@ def _unreachable_redis(patient: Patient) -> Iterator[Evidence]:
             client.ping()
         except RedisError as error:
             yield (
-                f"The cache {names}: {' '.join(str(error).split())} Searches are answered by"
-                " PostgreSQL alone.",
+                f"The cache {names}: {error} Searches are answered by PostgreSQL alone.",
                 "redis-cli ping (check REDIS_URL, and that the server runs)",
             )
 

@@ -23,6 +23,7 @@ from psycopg.rows import class_row
 
 from ..db import IMPORT_LOCK, MIGRATION_LOCK, REBUILD_LOCK
 from ..errors import InvalidArgument, PrivilegeMissing
+from ..terminal import one_line
 from .actions import record_action
 
 logger = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class Session:
         return (self.state or "").startswith("idle in transaction")
 
     def __str__(self) -> str:
-        name = f"prepared transaction {self.gid}" if self.gid else f"pid {self.pid}"
+        name = f"prepared transaction {one_line(self.gid)}" if self.gid else f"pid {self.pid}"
         return f"{name} ({self.user or self.kind}, {self.application or 'unnamed'})"
 
 
@@ -631,7 +632,7 @@ def _naming_prepared(
 
 
 def _shorten(query: str) -> str:
-    text = " ".join(query.split())
+    text = one_line(query)
     if "password" in text.lower():
         return f"{text.split(' ', 1)[0]} ... (not shown: it speaks of a password)"
     return text if len(text) <= QUERY_LENGTH else f"{text[:QUERY_LENGTH]}..."
