@@ -150,7 +150,8 @@ class Requirement:
         return f"{self.problem} {self.remedy}"
 
 
-def _version(text: str) -> tuple[int, ...]:
+def version_tuple(text: str) -> tuple[int, ...]:
+    """``0.8.10`` as numbers, which compare as versions do."""
     return tuple(int(part) for part in text.split(".") if part.isdigit())
 
 
@@ -195,8 +196,8 @@ def missing_requirement(connection: BaseDatabaseWrapper) -> Requirement | None:
             f"Install the server's package (Debian: postgresql-{server}-pgvector, version "
             f"{minimum} or newer), then run: CREATE EXTENSION vector;",
         )
-    if installed is not None and _version(installed) < MINIMUM_PGVECTOR:
-        if available is not None and _version(available) >= MINIMUM_PGVECTOR:
+    if installed is not None and version_tuple(installed) < MINIMUM_PGVECTOR:
+        if available is not None and version_tuple(available) >= MINIMUM_PGVECTOR:
             return Requirement(
                 f"pgvector {installed} is too old; {minimum} or newer is needed.",
                 f"Run in database {database}: ALTER EXTENSION vector UPDATE;",
@@ -205,7 +206,7 @@ def missing_requirement(connection: BaseDatabaseWrapper) -> Requirement | None:
             f"pgvector {installed} is too old; {minimum} or newer is needed.",
             "Install a newer package on the server, then run: ALTER EXTENSION vector UPDATE;",
         )
-    if installed is None and _version(available) < MINIMUM_PGVECTOR:
+    if installed is None and version_tuple(available) < MINIMUM_PGVECTOR:
         return Requirement(
             f"The server offers pgvector {available}; {minimum} or newer is needed.",
             "Install a newer package on the server, then run: CREATE EXTENSION vector;",
@@ -252,7 +253,7 @@ def pgvector_version(connection: BaseDatabaseWrapper) -> tuple[int, ...] | None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
         row = cursor.fetchone()
-    return _version(row[0]) if row else None
+    return version_tuple(row[0]) if row else None
 
 
 #: The advisory locks of work that one process at a time may do in one database.

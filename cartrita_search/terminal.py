@@ -103,13 +103,17 @@ def stop_on_signals(stream: TextIO) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+def one_line(text: str) -> str:
+    """Stored or foreign text as one line, without what a terminal would obey."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:.3f}"
-    printable = "".join(c if c.isprintable() else " " for c in str(value))
-    return " ".join(printable.split())
+    return one_line(str(value))
 
 
 def _columns(text: str) -> int:

@@ -48,7 +48,7 @@ def main() -> int:
 
     from cartrita.embedded.postgres import EmbeddedPostgres
 
-    from . import growth, import_v1, ingest, latency, locks, quality, recording, sweep
+    from . import doctor, growth, import_v1, ingest, latency, locks, quality, recording, sweep
     from .peers import benchmark as peers
 
     benchmarks: dict[str, Callable[..., bool]] = {
@@ -60,6 +60,7 @@ def main() -> int:
         "import_v1": import_v1.run,
         "growth": growth.run,
         "locks": locks.run,
+        "doctor": doctor.run,
         "peers": peers.run,
     }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
