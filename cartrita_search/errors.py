@@ -169,6 +169,12 @@ class PrivilegeMissing(SearchError):
     exit_code = 5
 
 
+class RebuildFailed(SearchError):
+    """A vector index could not be built or put in place; the former one goes on serving."""
+
+    code = "SE040"
+
+
 class EmbeddedServerError(SearchError):
     """The embedded PostgreSQL or Redis cannot be started or reached."""
 

@@ -54,7 +54,6 @@ STEPS = (
 DATA_STEP = "0009_reweigh_keywords"
 #: Nothing in them yet.
 EMPTY_STEPS = (
-    "0011_concurrent_rebuild",
     "0012_migration_guard",
     "0013_v1_import",
     "0014_metrics_by_month",
