@@ -242,8 +242,13 @@ Say = Callable[[str], object]
 # --- Status and plans -------------------------------------------------------
 
 
-def statuses(*, using: str = DEFAULT_DB_ALIAS) -> list[IndexStatus]:
-    """Every model's vector index, by model. Raises `NotMigrated` before the migrations."""
+def statuses(*, models: Sequence[str] = (), using: str = DEFAULT_DB_ALIAS) -> list[IndexStatus]:
+    """Each model's vector index (none named: every one), by model.
+
+    Raises `UnknownModel`, and `NotMigrated` before the migrations.
+    """
+    if models:
+        return [status(name, using=using) for name in _names(models, using)]
     with search_errors(), connections[using].cursor() as cursor:
         cursor.execute("SELECT * FROM vector_index_status()")
         return [IndexStatus(*row) for row in cursor.fetchall()]
