@@ -499,30 +499,23 @@ class _Rebuild:
             )
 
     def dry_run(self, names: Sequence[str]) -> RebuildReport:
-        """What `run` would do, as far as it can be told without measuring."""
+        """What `run` would do."""
         report = RebuildReport()
         for name in names:
-            _, plan = self._plan(name)
-            reasons = self._needs(plan)
-            due = reasons or not self.if_needed
-            report.outcomes.append(
-                Outcome(
-                    plan,
-                    "would be rebuilt" if due else "up to date",
-                    reasons,
-                    notes=self._check(plan) if due else [],
-                )
-            )
+            _, outcome = self._plan_outcome(name)
+            if outcome.outcome == "rebuilt":
+                outcome.outcome = "would be rebuilt"
+            report.outcomes.append(outcome)
         return report
 
     def run(self, names: Sequence[str]) -> RebuildReport:
         """Model by model; what is finished stays."""
         report = RebuildReport()
-        for name in names:  # all refusals come before the first change
-            self._check(self._plan(name)[1])
         try:
-            for name in names:
-                report.outcomes.append(self._model(name))
+            # All refusals come before the first change.
+            for row, outcome in [self._plan_outcome(name) for name in names]:
+                self._model(row, outcome)
+                report.outcomes.append(outcome)
         except _Interrupted:
             report.interrupted = True
         if any(outcome.outcome == "rebuilt" for outcome in report.outcomes):
@@ -533,28 +526,34 @@ class _Rebuild:
             self.builder.execute("VACUUM (ANALYZE) public.embeddings")
         return report
 
-    def _model(self, name: str) -> Outcome:
-        started = time.monotonic()
-        row, plan = self._plan(name)
+    def _plan_outcome(self, name: str) -> tuple[str, Outcome]:
+        """The plan as a row, and what is to be done. Raises `IndexPlanRefused`."""
         self._step("check", name)
-        reasons = self._needs(plan)
-        if self.if_needed and not reasons:
-            reasons = self._fallen_recall(plan)
-        due = bool(reasons) or not self.if_needed
-        outcome = Outcome(plan, "rebuilt" if due else "up to date", reasons)
-        if due:
-            outcome.notes += self._check(plan)
+        row, plan = self._plan(name)
+        outcome = Outcome(plan, "rebuilt", self._needs(row))
+        if self.if_needed and not outcome.reasons:
+            outcome.reasons = self._fallen_recall(plan)
+            if not outcome.reasons:
+                outcome.outcome = "up to date"
+                return row, outcome
+        outcome.notes = self._check(plan)
+        return row, outcome
+
+    def _model(self, row: str, outcome: Outcome) -> None:
+        started = time.monotonic()
+        plan = outcome.plan
+        name = plan.model_name
         self._step("clean", name)
-        outcome.resumed = self._clean(plan, due)
-        if not due:
-            return outcome
+        outcome.resumed = self._clean(outcome)
+        if outcome.outcome == "up to date":
+            return
         try:
             if plan.method != "exact" and not outcome.resumed:
                 self._build(row, plan)
             tuned = self._tune(row, outcome)
             if outcome.outcome == "target missed":
                 self._record(outcome)
-                return outcome
+                return
             self._step("swap", name)
         except _Interrupted:
             self._drop(self._index(name, "__new"))
@@ -567,7 +566,6 @@ class _Rebuild:
         outcome.size_bytes = (self._facts(name) or {}).get("size_bytes")
         outcome.seconds = time.monotonic() - started
         self._record(outcome)
-        return outcome
 
     def _check(self, plan: Plan) -> list[str]:
         """What the server's means say to the plan. Raises `IndexPlanRefused`."""
@@ -623,9 +621,9 @@ class _Rebuild:
             notes.append(f"{problem} Building without workers.")
         return notes
 
-    def _clean(self, plan: Plan, due: bool) -> bool:
+    def _clean(self, outcome: Outcome) -> bool:
         """Clear away what another run left; whether its new index can be put in place."""
-        name = plan.model_name
+        name = outcome.plan.model_name
         if self._facts(name, "__old"):
             self._refuse_notes(self._retire(self._index(name, "__old")))
         found = self._facts(name, "__new")
@@ -633,7 +631,7 @@ class _Rebuild:
             return False
         self._await_build(found["index_oid"], found["index_name"])
         found = self._facts(name, "__new")
-        if found and due and self._is_as_planned(found, plan):
+        if found and outcome.outcome == "rebuilt" and self._is_as_planned(found, outcome.plan):
             return True
         self._refuse_notes(self._drop(self._index(name, "__new")))
         return False
@@ -880,8 +878,7 @@ class _Rebuild:
             raise unknown_model(name, self.using)
         return row[0], Plan(*row[1:])
 
-    def _needs(self, plan: Plan) -> list[str]:
-        row, _ = self._plan(plan.model_name)
+    def _needs(self, row: str) -> list[str]:
         return list(self._one("SELECT vector_index_needs(%s::vector_index_choice)", row))
 
     def _fallen_recall(self, plan: Plan) -> list[str]:
