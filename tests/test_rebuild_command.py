@@ -30,7 +30,8 @@ from cartrita.embedded.postgres import EmbeddedPostgres
 from cartrita_search.db import REBUILD_LOCK, advisory_lock
 from cartrita_search.errors import InvalidArgument, RebuildFailed
 from cartrita_search.ops import vector_indexes
-from cartrita_search.ops.vector_indexes import STEPS, Phase, Wishes, rebuild, statuses
+from cartrita_search.ops.vector_indexes import STEPS, Wishes, rebuild, statuses
+from cartrita_search.ops.watch import Phase
 from tests.conftest import Connect, Manage
 from tests.postgres import (
     index_name,
@@ -77,7 +78,7 @@ def all_indexes(pg: psycopg.Connection) -> dict[str, bool]:
 
 
 @pytest.fixture
-def indexed(pg: psycopg.Connection) -> int:
+def indexed(clean_tables: None, pg: psycopg.Connection) -> int:
     """The OID of the index of 300 vectors of "model"."""
     settings(pg, exact_scan_max_rows=10)
     load(pg, 300)

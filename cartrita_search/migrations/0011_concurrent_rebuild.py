@@ -9,6 +9,7 @@ class Migration(migrations.Migration):
     dependencies = [("cartrita_search", "0010_operator_actions")]
 
     operations = [
+        ReplaceSQLFile("vector_indexes/vector_recall_sample.v2.sql"),
         ReplaceSQLFile("vector_indexes/tune_vector_index.v2.sql"),
         RunSQLFile("vector_indexes/swap_vector_index.v1.sql"),
         ReplaceSQLFile("vector_indexes/rebuild_vector_indexes.v3.sql"),

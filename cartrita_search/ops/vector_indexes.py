@@ -20,8 +20,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -47,6 +45,7 @@ from ..errors import (
 from ..models import EmbeddingModel
 from .actions import operator, record_action
 from .steps import step
+from .watch import POLL_SECONDS, Phase, Progress, watched
 
 STEPS = ("check", "clean", "build", "verify", "tune", "swap", "drop", "record", "analyze")
 
@@ -56,8 +55,6 @@ APPLICATION = "cartrita rebuild"
 SAMPLE = 100
 #: How soon the server ends a statement whose client is gone.
 CLIENT_CHECK = "2s"
-#: Between two looks at what the server is doing, in seconds.
-POLL_SECONDS = 0.25
 #: The swap waits so long for its locks, and tries so often.
 SWAP_LOCK_TIMEOUT = "500ms"
 SWAP_TRIES = 40
@@ -224,19 +221,6 @@ class RebuildReport:
         return [outcome for outcome in self.outcomes if outcome.outcome == "target missed"]
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """What the server is doing at this moment."""
-
-    name: str
-    done: int = 0
-    #: None: how much there is to do is not known.
-    total: int | None = None
-    #: 'tuples', 'blocks' or 'transactions'.
-    unit: str = ""
-
-
-Progress = Callable[[Phase], object]
 Say = Callable[[str], object]
 
 # --- Status and plans -------------------------------------------------------
@@ -820,22 +804,9 @@ class _Rebuild:
                 raise _Interrupted
 
     def _watched(self, label: str, work: Callable[[], Result]) -> Result:
-        """Do the builder's work in a thread, telling how far the server is."""
-        with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(work)
-            try:
-                while not wait_for([future], timeout=POLL_SECONDS).done:
-                    if self.stop.is_set():
-                        self._cancel()
-                    self.progress(self._phase(label))
-            finally:
-                if not future.done():
-                    self._cancel()
-            return future.result()
-
-    def _cancel(self) -> None:
-        with suppress(psycopg.Error):
-            self.builder.cancel_safe(timeout=5)
+        return watched(
+            self.builder, work, stop=self.stop, look=lambda: self.progress(self._phase(label))
+        )
 
     def _phase(self, label: str) -> Phase:
         row = self.watcher.execute(_PROGRESS, [self.builder.info.backend_pid]).fetchone()

@@ -48,7 +48,7 @@ def main() -> int:
 
     from cartrita.embedded.postgres import EmbeddedPostgres
 
-    from . import growth, ingest, latency, quality, sweep
+    from . import growth, ingest, latency, quality, rebuild, sweep
     from .peers import benchmark as peers
 
     benchmarks: dict[str, Callable[..., bool]] = {
@@ -56,6 +56,7 @@ def main() -> int:
         "sweep": sweep.run,
         "latency": latency.run,
         "ingest": ingest.run,
+        "rebuild": rebuild.run,
         "growth": growth.run,
         "peers": peers.run,
     }
