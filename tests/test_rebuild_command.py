@@ -142,12 +142,12 @@ def test_it_follows_the_plan_and_records_what_it_did(pg: psycopg.Connection) -> 
     assert "@" in large["indexed_by"]
     assert (small["index_method"], small["measured_recall"]) == ("exact", 1)
     lines = out.splitlines()
-    assert lines[0].startswith("large: rebuilt: HNSW on halfvec, m 16, ef_construction 64; 1200")
+    assert lines[0].startswith("large: HNSW on halfvec, m 16, ef_construction 64; 1200")
     assert (
         f"recall@10 {large['measured_recall']:.3f} at ef_search {large['ef_search']}" in lines[0]
     )
     assert "because: The plan is hnsw on halfvec, and there is no index." in lines[1]
-    assert "small: rebuilt: exact scan, no index; 30 vectors." in out
+    assert "small: exact scan, no index; 30 vectors." in out
     actions = pg.execute(
         "SELECT subject, outcome, details ->> 'index' FROM operator_actions ORDER BY id"
     ).fetchall()
@@ -435,12 +435,12 @@ def test_no_model_no_row_and_one_row(pg: psycopg.Connection) -> None:
     pg.execute("SELECT register_embedding_model('empty', 3)")
     upsert(pg, "1", [1.0, 2.0, 3.0], "one")
     out, _ = run()
-    assert "empty: rebuilt: exact scan, no index; 0 vectors." in out
-    assert "one: rebuilt: exact scan, no index; 1 vectors." in out
+    assert "empty: exact scan, no index; 0 vectors." in out
+    assert "one: exact scan, no index; 1 vectors." in out
     out, _ = run("--method", "ivfflat")
-    assert "empty: rebuilt: exact scan" in out
+    assert "empty: exact scan" in out
     assert "without vectors there are no lists to find" in out
-    assert "one: rebuilt: IVFFlat on halfvec, 1 lists; 1 vectors; recall@10 not measured" in out
+    assert "one: IVFFlat on halfvec, 1 lists; 1 vectors; recall@10 not measured" in out
     assert "Lists found among 1 vectors will not suit many more" in out
     out, _ = run("--method", "hnsw")
     assert set(all_indexes(pg)) == {index_name(pg, "empty"), index_name(pg, "one")}
@@ -634,7 +634,7 @@ def test_killed_at_any_step_searches_go_on_and_the_next_run_converges(
 
     out, _ = run()
 
-    assert "model: rebuilt" in out
+    assert "model: HNSW" in out
     assert all_indexes(pg) == {index_name(pg): True}
     assert valid_indexes(pg)[index_name(pg)] != indexed
     assert statuses()[0].needs == []

@@ -32,13 +32,17 @@ from django.template.defaultfilters import filesizeformat
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from .. import ingest
 from ..db import REBUILD_LOCK, LockHolder, advisory_lock, direct_connection, missing_requirement
 from ..errors import (
     BY_CODE,
+    DatabaseUnreachable,
     IndexPlanRefused,
     InvalidArgument,
     LockHeld,
+    PoolerRefused,
     RebuildFailed,
+    RebuildInProgress,
     UnknownModel,
     search_errors,
 )
@@ -197,7 +201,8 @@ class Outcome:
 
     def __str__(self) -> str:
         plan = self.plan
-        said = f"{plan.model_name}: {self.outcome}: {plan}; {plan.row_count} vectors"
+        said = f"{plan.model_name}: {'' if self.outcome == 'rebuilt' else f'{self.outcome}: '}"
+        said += f"{plan}; {plan.row_count} vectors"
         if self.width is not None:
             recall = "not measured" if self.recall is None else f"{self.recall:.3f}"
             width = "ef_search" if plan.method == "hnsw" else "probes"
@@ -309,6 +314,7 @@ def rebuild(
     if_needed: bool = False,
     dry_run: bool = False,
     concurrently: bool = True,
+    take_missed: bool = False,
     wait: float = 30.0,
     stop: threading.Event | None = None,
     progress: Progress | None = None,
@@ -320,8 +326,10 @@ def rebuild(
     Searches and writers go on throughout; with ``concurrently=False`` writers wait while
     the index is built, which is somewhat faster. An index whose recall@10 cannot be tuned
     to the target is dropped again, and the one in place goes on serving; so it does
-    wherever this fails or is killed. Only models that need it with ``if_needed``: see
-    `vector_index_needs`; it also measures the recall of the index in place.
+    wherever this fails or is killed. With ``take_missed`` it is taken all the same.
+
+    With ``if_needed`` only models that need it: see `vector_index_needs`; the recall of
+    the index in place is measured for that.
 
     ``stop``, once set, ends it at the next safe point; a build is cancelled.
     ``wait`` seconds at most for another rebuild, or for one still running on the server.
@@ -330,6 +338,11 @@ def rebuild(
     or shared memory do not suffice), `LockHeld`, `DatabaseUnreachable`, `PoolerRefused`,
     `InvalidArgument` (not the owner). Later: `RebuildFailed`.
     """
+    if connections[using].in_atomic_block:
+        raise InvalidArgument(
+            "Rebuilding beside searches takes many transactions, and cannot be part of one.",
+            "Nothing was changed. Within a transaction: SELECT rebuild_vector_indexes().",
+        )
     missing = missing_requirement(connections[using])
     if missing is not None:
         raise IndexPlanRefused(missing.problem, f"Nothing was changed. {missing.remedy}")
@@ -345,6 +358,7 @@ def rebuild(
             wishes=wishes or Wishes(),
             if_needed=if_needed,
             concurrently=concurrently,
+            take_missed=take_missed,
             wait=wait,
             stop=stop or threading.Event(),
             progress=progress or (lambda _: None),
@@ -357,6 +371,24 @@ def rebuild(
                 return work.dry_run(names)
             with advisory_lock(builder, REBUILD_LOCK, wait=wait, waiting=work.say_waiting):
                 return work.run(names)
+
+
+def finish_load(model: str | None = None, *, using: str = DEFAULT_DB_ALIAS) -> str:
+    """`ingest.finish_load`, but searches and other writers go on while the index is built.
+
+    Where that cannot be, within a transaction or where only a pooler can be reached, it
+    is that one itself.
+    """
+    if model is None or connections[using].in_atomic_block:
+        return ingest.finish_load(model, using=using)
+    try:
+        report = rebuild([model], take_missed=True, wait=0, using=using)
+    except LockHeld as error:
+        raise RebuildInProgress(error.message, error.hint) from error
+    except (PoolerRefused, DatabaseUnreachable):
+        return ingest.finish_load(model, using=using)
+    ingest.finish_load(using=using)  # the keyword statistics
+    return "\n".join(f"{outcome} {' '.join(outcome.notes)}".strip() for outcome in report.outcomes)
 
 
 class _Interrupted(Exception):
@@ -429,6 +461,7 @@ class _Rebuild:
     wishes: Wishes
     if_needed: bool
     concurrently: bool
+    take_missed: bool
     wait: float
     stop: threading.Event
     progress: Progress
@@ -697,7 +730,11 @@ class _Rebuild:
                 f"The recall of {name} could not be measured before the swap, because of an index"
                 " of an older release. Run this again with --if-needed."
             )
-        if outcome.recall is not None and outcome.recall < (outcome.target or 0):
+        if outcome.recall is None or outcome.recall >= (outcome.target or 0):
+            return str(tuned)
+        if self.take_missed:
+            outcome.notes.append(f"The target recall of {name} was NOT reached.")
+        else:
             outcome.outcome = "target missed"
             outcome.notes += [
                 f"The index of {name} reaches recall@10 {outcome.recall:.3f} at most, below the"
