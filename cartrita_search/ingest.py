@@ -177,7 +177,7 @@ def upsert_documents(
 
     ``progress`` is called with the number of rows of each finished batch. After a
     large load that was not put aside, call `finish_load`. ``finish`` stands in for it where
-    the load ends with it: `ops.vector_indexes.finish_load` keeps no other writer waiting.
+    the load ends with it: `ops.vector_indexes.finish_load` lets writers go on meanwhile.
     """
     load = _Load(
         model=model,

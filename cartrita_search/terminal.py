@@ -82,20 +82,22 @@ def progress(total: int, label: str, stream: TextIO) -> Iterator[Callable[[int],
 def phases(stream: TextIO) -> Iterator[Callable[[str, int, int | None, str], object]]:
     """Yield ``show(name, done, total, unit)``, for work whose parts are told as they come.
 
-    On a terminal a bar for each part, with rate and remaining time; where the total is
-    None, as the part has none, the bar counts without an end. Elsewhere a line as each
-    begins, and one for each tenth done.
+    On a terminal a bar for each part, with rate and remaining time; elsewhere a line as
+    each begins, and one for each tenth done. Where the total is None, as the part has
+    none, that is said.
     """
     from tqdm import tqdm
 
     bar: Any = None
     shown: tuple[str, int | None] | None = None
     tenths = 0
+    started = monotonic()
 
     def show(name: str, done: int, total: int | None, unit: str) -> None:
-        nonlocal bar, shown, tenths
+        nonlocal bar, shown, tenths, started
         if (name, total) != shown:
-            shown, tenths = (name, total), 0
+            shown, tenths, started = (name, total), 0, monotonic()
+            name = name if total else f"{name} (no total)"
             if stream.isatty():
                 if bar is not None:
                     bar.close()
@@ -108,7 +110,8 @@ def phases(stream: TextIO) -> Iterator[Callable[[str, int, int | None, str], obj
             bar.update(done - bar.n)
         elif total and done * 10 // total > tenths:
             tenths = done * 10 // total
-            stream.write(f"{name}: {done} of {total} {unit} ({tenths * 10} %)\n")
+            left = tqdm.format_interval((total - done) * (monotonic() - started) / done)
+            stream.write(f"{name}: {done} of {total} {unit} ({tenths * 10} %), {left} left\n")
         stream.flush()
 
     try:

@@ -135,10 +135,10 @@ def test_phases_are_lines_in_a_log() -> None:
         show("loading", 26, 100, "blocks")
         show("loading", 100, 100, "blocks")
     assert log.getvalue().splitlines() == [
-        "waiting",
+        "waiting (no total)",
         "loading: 100 blocks",
-        "loading: 25 of 100 blocks (20 %)",
-        "loading: 100 of 100 blocks (100 %)",
+        "loading: 25 of 100 blocks (20 %), 00:00 left",
+        "loading: 100 of 100 blocks (100 %), 00:00 left",
     ]
 
 
@@ -148,6 +148,6 @@ def test_phases_are_bars_on_a_terminal() -> None:
         show("waiting for pid 7", 3, None, "transactions")
         show("loading", 50, 100, "blocks")
     shown = screen.getvalue()
-    assert "waiting for pid 7: 3 transactions" in shown
+    assert "waiting for pid 7 (no total): 3 transactions" in shown
     assert "loading:  50%" in shown
     assert "50/100" in shown

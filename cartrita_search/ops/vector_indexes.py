@@ -20,14 +20,14 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 from django.template.defaultfilters import filesizeformat
 from psycopg import sql
 from psycopg.rows import dict_row
@@ -369,8 +369,7 @@ def rebuild(
             work.prepare()
             if dry_run:
                 return work.dry_run(names)
-            with advisory_lock(builder, REBUILD_LOCK, wait=wait, waiting=work.say_waiting):
-                return work.run(names)
+            return work.run(names)
 
 
 def finish_load(model: str | None = None, *, using: str = DEFAULT_DB_ALIAS) -> str:
@@ -468,15 +467,17 @@ class _Rebuild:
     say: Say
     using: str
 
-    def say_waiting(self, holder: LockHolder | None) -> None:
-        self.say(f"Waiting up to {self.wait:g} s for {holder}.")
-
     @contextmanager
     def readable_errors(self) -> Iterator[None]:
-        """Turn psycopg's errors into ours."""
+        """Turn the database's errors into ours."""
         try:
-            yield
-        except psycopg.Error as error:
+            # Django's connection, which keeps the records, as well.
+            with connections[self.using].wrap_database_errors:
+                yield
+        except DatabaseError as wrapped:
+            error = wrapped.__cause__
+            if not isinstance(error, psycopg.Error):
+                raise
             message = error.diag.message_primary or str(error)
             hint = (
                 "The index in place goes on serving. Run this again: it finishes, or clears"
@@ -518,30 +519,74 @@ class _Rebuild:
     def dry_run(self, names: Sequence[str]) -> RebuildReport:
         """What `run` would do."""
         report = RebuildReport()
-        for name in names:
-            _, outcome = self._plan_outcome(name)
-            if outcome.outcome == "rebuilt":
-                outcome.outcome = "would be rebuilt"
-            report.outcomes.append(outcome)
+        try:
+            for name in names:
+                _, outcome = self._plan_outcome(name)
+                if outcome.outcome == "rebuilt":
+                    outcome.outcome = "would be rebuilt"
+                report.outcomes.append(outcome)
+        except _Interrupted:
+            report.interrupted = True
         return report
 
     def run(self, names: Sequence[str]) -> RebuildReport:
         """Model by model; what is finished stays."""
         report = RebuildReport()
         try:
+            with self._lock():
+                self._rebuild(names, report)
+        except _Interrupted:
+            report.interrupted = True
+        return report
+
+    def _rebuild(self, names: Sequence[str], report: RebuildReport) -> None:
+        try:
             # All refusals come before the first change.
             for row, outcome in [self._plan_outcome(name) for name in names]:
                 self._model(row, outcome)
                 report.outcomes.append(outcome)
-        except _Interrupted:
-            report.interrupted = True
-        if any(outcome.outcome == "rebuilt" for outcome in report.outcomes):
-            step("rebuild", "analyze")
-            self.progress(Phase("vacuuming and analyzing embeddings"))
-            # A new index has no statistics of its expression yet, and after a large load
-            # the visibility map is empty.
-            self.builder.execute("VACUUM (ANALYZE) public.embeddings")
-        return report
+        finally:
+            rebuilt = any(outcome.outcome == "rebuilt" for outcome in report.outcomes)
+            if rebuilt and not self.builder.closed:
+                self._analyze()
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Hold the lock of rebuilds. Raises `LockHeld`, or `_Interrupted` while waiting."""
+        deadline = time.monotonic() + self.wait
+        told: set[int] = set()
+
+        def tell(holder: LockHolder | None) -> None:
+            if holder is not None and holder.pid not in told:
+                told.add(holder.pid)
+                self.say(f"Waiting up to {self.wait:g} s for {holder}.")
+
+        with ExitStack() as stack:
+            while True:
+                left = max(0.0, deadline - time.monotonic())
+                try:
+                    stack.enter_context(
+                        advisory_lock(
+                            self.builder,
+                            REBUILD_LOCK,
+                            wait=min(1.0, left),
+                            waiting=tell if left else None,
+                        )
+                    )
+                    break
+                except LockHeld:
+                    if self.stop.is_set():
+                        raise _Interrupted from None
+                    if not left:
+                        raise
+            yield
+
+    def _analyze(self) -> None:
+        step("rebuild", "analyze")
+        self.progress(Phase("vacuuming and analyzing embeddings"))
+        # A new index has no statistics of its expression yet, and after a large load
+        # the visibility map is empty.
+        self.builder.execute("VACUUM (ANALYZE) public.embeddings")
 
     def _plan_outcome(self, name: str) -> tuple[str, Outcome]:
         """The plan as a row, and what is to be done. Raises `IndexPlanRefused`."""
