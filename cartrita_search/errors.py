@@ -94,6 +94,12 @@ class RebuildInProgress(SearchError):
     code = "SE010"
 
 
+class RebuildFailed(SearchError):
+    """A vector index could not be built or put in place; the former one goes on serving."""
+
+    code = "SE040"
+
+
 class NotMigrated(SearchError):
     """A table or function of this package is not in the database."""
 
@@ -167,12 +173,6 @@ class PrivilegeMissing(SearchError):
 
     code = "SE030"
     exit_code = 5
-
-
-class RebuildFailed(SearchError):
-    """A vector index could not be built or put in place; the former one goes on serving."""
-
-    code = "SE040"
 
 
 class EmbeddedServerError(SearchError):

@@ -129,12 +129,12 @@ OBJECTS = {
     "upsert_embedding_uuid": "upsert_embedding",  # an overload
     "vector_extension": "vector",
     "search_documents_keyword_columns": "search_documents",  # two columns more
+    "embedding_models_indexed_by": "embedding_models",  # a column more
+    "search_settings_rebuild": "search_settings",  # two columns more
     "embedding_models_preferred_storage": "embedding_models",  # a column more
     "search_settings_keyword_budget": "search_settings",  # another default
     "embeddings_segment": "embeddings",  # a column more
     "embedding_models_visible_segment": "embedding_models",
-    "embedding_models_indexed_by": "embedding_models",  # a column more
-    "search_settings_rebuild": "search_settings",  # two columns more
 }
 #: v1 had the extension before us, so it stays when we go.
 NEVER_DROPPED = "ingest/vector_extension"

@@ -36,8 +36,8 @@ AS $$
 DECLARE
     _filtered CONSTANT boolean := NOT (p_filter IS NULL);
     _of_model CONSTANT text := format(
-        'e.embedding_model = %L AND e.segment <= %s', p_model.name, p_model.visible_segment);
-    _indexed CONSTANT text := format('%s AND (e.segment <= %s) IS TRUE', _of_model, p_model.visible_segment);
+        'e.embedding_model = %1$L AND e.segment <= %2$s AND (e.segment <= %2$s) IS TRUE',
+        p_model.name, p_model.visible_segment);
     -- A lookup by document for each: as a join (without OFFSET 0) the planner may
     -- prefer to read the whole table of vectors, and where it takes the model for a
     -- rare one (without concat) the whole index that begins with the model.
@@ -62,7 +62,7 @@ BEGIN
         _copied.tags := NULL;
         _copied.created_after := NULL;
         _nearest := concat(
-            'SELECT e.id, e.document_id, e.embedding FROM embeddings AS e WHERE ', _indexed,
+            'SELECT e.id, e.document_id, e.embedding FROM embeddings AS e WHERE ', _of_model,
             CASE
                 WHEN _filtered THEN concat(
                     search_filter_sql(_copied, 'e'),
