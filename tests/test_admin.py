@@ -493,7 +493,7 @@ def test_the_page_of_a_model_says_what_the_catalog_and_the_plan_say(
 ) -> None:
     model = EmbeddingModel.objects.create(name="mini", dimensions=3)
     page = url("change", model)
-    assert "No index; 0 vectors." in admin_client.get(page).text
+    assert "No index; 0 vectors. No reason to rebuild it." in admin_client.get(page).text
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT vector_index_sql(p, vector_index_name('mini')) "

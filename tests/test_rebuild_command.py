@@ -22,13 +22,13 @@ import psycopg
 import pytest
 from django.conf import settings as django_settings
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, transaction
 from psycopg import sql
 from psycopg.rows import dict_row
 
 from cartrita.embedded.postgres import EmbeddedPostgres
 from cartrita_search.db import REBUILD_LOCK, advisory_lock
-from cartrita_search.errors import InvalidArgument, RebuildFailed
+from cartrita_search.errors import InvalidArgument, RebuildFailed, RebuildInProgress
 from cartrita_search.ops import vector_indexes
 from cartrita_search.ops.vector_indexes import STEPS, Wishes, rebuild, statuses
 from cartrita_search.ops.watch import Phase
@@ -321,6 +321,30 @@ def test_vectors_of_a_large_load_are_found_from_the_swap_on(
     assert similar(pg, target[1])[0] == target[0]
     assert state(pg)["visible_segment"] == 2
     assert_served(pg)
+
+
+def test_a_load_ends_with_it_and_within_a_transaction_with_the_function(
+    pg: psycopg.Connection, connect: Connect, indexed: int
+) -> None:
+    actions = "SELECT count(*) FROM operator_actions WHERE action = 'rebuild'"
+    assert vector_indexes.finish_load("model").startswith("model: HNSW on halfvec")
+    assert (state(pg)["visible_segment"], scalar(pg, actions)) == (2, 1)
+    assert scalar(pg, "SELECT sum(documents) FROM keyword_corpora") == 300
+    with transaction.atomic():
+        assert "HNSW on halfvec" in vector_indexes.finish_load("model")
+        with pytest.raises(InvalidArgument, match="cannot be part of one"):
+            rebuild()
+    assert (state(pg)["visible_segment"], scalar(pg, actions)) == (3, 1)
+    with (
+        advisory_lock(connect(application_name="first"), REBUILD_LOCK),
+        pytest.raises(RebuildInProgress, match="first"),
+    ):
+        vector_indexes.finish_load("model")
+    # The target that cannot be reached: the load is found all the same.
+    load(pg, 1500, user_id=3)
+    pg.execute("UPDATE embedding_models SET preferred_storage = 'bit', target_recall = 1")
+    assert "NOT reached" in vector_indexes.finish_load("model")
+    assert state(pg)["index_storage"] == "bit"
 
 
 # --- Only where needed ------------------------------------------------------

@@ -48,7 +48,6 @@ class EmbeddingModelAdmin(ModelAdmin):
                     ("ivfflat_lists", "probes"),
                     ("indexed_rows", "indexed_at", "indexed_by"),
                     "in_place",
-                    "needs",
                 )
             },
         ),
@@ -70,7 +69,7 @@ class EmbeddingModelAdmin(ModelAdmin):
         if not (obj and obj.is_default):
             editable.add("is_default")
         fields = [field.name for field in EmbeddingModel._meta.concrete_fields]
-        return [name for name in fields if name not in editable] + ["plan", "in_place", "needs"]
+        return [name for name in fields if name not in editable] + ["plan", "in_place"]
 
     def save_model(
         self, request: HttpRequest, obj: EmbeddingModel, form: Any, change: bool
@@ -83,21 +82,17 @@ class EmbeddingModelAdmin(ModelAdmin):
 
     @admin.display(description="in the database")
     def in_place(self, model: EmbeddingModel) -> str:
-        """What the catalog says of the index, beside what was recorded of it."""
+        """What the catalog says of the index, and why it should be rebuilt."""
         status = index_status(model.pk)
+        due = " ".join(status.needs) or "No reason to rebuild it."
         if status.index_method == EmbeddingModel.IndexMethod.EXACT:
-            return f"No index; {status.row_count:,} vectors."
+            return f"No index; {status.row_count:,} vectors. {due}"
         return (
             f"{status.index_name}: {status.index_method} on {status.index_storage}"
             f" ({status.parameters}), {'valid' if status.is_valid else 'INVALID'},"
             f" {filesizeformat(status.size_bytes or 0)}; {status.row_count:,} vectors,"
-            f" {status.rows_since_build or 0:+,} since it was built."
+            f" {status.rows_since_build or 0:+,} since it was built. {due}"
         )
-
-    @admin.display(description="reasons to rebuild it")
-    def needs(self, model: EmbeddingModel) -> str:
-        """As ``manage.py rebuild_vector_indexes --status`` has them."""
-        return " ".join(index_status(model.pk).needs) or "None."
 
     @admin.display(description="plan")
     def plan(self, model: EmbeddingModel) -> str:

@@ -75,9 +75,11 @@ BEGIN
         END IF;
     END IF;
 
-    SELECT count(*) INTO _aside
-    FROM embeddings AS e
-    WHERE e.embedding_model = _model.name AND e.segment > _model.visible_segment;
+    -- An assignment, unlike SELECT INTO, is done in parallel.
+    _aside := (
+        SELECT count(*) FROM embeddings AS e
+        WHERE e.embedding_model = _model.name AND e.segment > _model.visible_segment
+    );
     IF _aside > 0 THEN
         _needs := _needs || format('%s vectors of a large load are not found before it is rebuilt.', _aside);
     END IF;
