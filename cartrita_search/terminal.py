@@ -102,7 +102,12 @@ def phases(stream: TextIO) -> Iterator[Callable[[str, int, int | None, str], obj
                 if bar is not None:
                     bar.close()
                 bar = tqdm(
-                    total=total, desc=name, unit=f" {unit}" if unit else "", file=stream, ncols=100
+                    total=total,
+                    desc=name,
+                    unit=f" {unit}" if unit else "",
+                    file=stream,
+                    ncols=100,
+                    nrows=24,
                 )
             else:
                 stream.write(f"{name}: {total} {unit}\n" if total else f"{name}\n")

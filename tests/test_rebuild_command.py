@@ -684,6 +684,37 @@ def test_a_signal_ends_it_with_nothing_left_behind(
         assert valid_indexes(pg)[index_name(pg)] == indexed
 
 
+def test_a_signal_cancels_a_build_that_runs(
+    pg: psycopg.Connection,
+    connect: Connect,
+    indexed: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vector_indexes, "INTERRUPTED_SECONDS", 0.1)
+    stop = threading.Event()
+    said: list[str] = []
+
+    def interrupt(phase: Phase) -> None:
+        if "waiting for writers" in phase.name:
+            assert phase.name.endswith(f"(pid {writer.info.backend_pid})")
+            stop.set()
+
+    writer = connect(autocommit=False)
+    upsert(writer, "held", [1.0] * DIMENSIONS, "model")  # the build waits for its end
+    report = rebuild(stop=stop, progress=interrupt, say=said.append)
+    assert report.interrupted
+    assert report.outcomes == []
+    # What it had begun cannot be dropped at once for the same transaction.
+    new = f"{index_name(pg)}__new"
+    assert f"The index {new} stays for now" in said[0]
+    assert all_indexes(pg) == {index_name(pg): True, new: False}
+    writer.rollback()
+    assert valid_indexes(pg) == {index_name(pg): indexed}
+    run("--if-needed")
+    assert all_indexes(pg) == {index_name(pg): True}
+    assert valid_indexes(pg) == {index_name(pg): indexed}
+
+
 @pytest.mark.slow
 def test_killed_while_the_server_builds_the_server_notices_and_the_next_run_waits(
     pg: psycopg.Connection,

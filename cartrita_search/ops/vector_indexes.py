@@ -19,7 +19,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -64,6 +64,8 @@ SWAP_LOCK_TIMEOUT = "500ms"
 SWAP_TRIES = 40
 #: How long transactions of before the swap may keep the former index, in seconds.
 DROP_SECONDS = 60.0
+#: The same for one that was not finished, when somebody waits for the end.
+INTERRUPTED_SECONDS = 5.0
 
 _SIZE = re.compile(r"[1-9]\d*\s*(kB|MB|GB|TB)")
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written to
@@ -425,6 +427,7 @@ _PROGRESS = """
 _BUILDING = """
     SELECT p.pid FROM pg_stat_progress_create_index AS p
     WHERE p.datname = current_database() AND p.pid <> %s
+      AND coalesce(p.relid, 'public.embeddings'::regclass) = 'public.embeddings'::regclass
       AND coalesce(p.index_relid, 0) IN (0, %s)
     LIMIT 1
 """
@@ -618,7 +621,8 @@ class _Rebuild:
                 return
             self._step("swap", name)
         except _Interrupted:
-            self._drop(self._index(name, "__new"))
+            for note in self._drop(self._index(name, "__new"), INTERRUPTED_SECONDS):
+                self.say(note)
             raise
         self._swap(name, tuned)
         # From here on it is finished, whatever signals say.
@@ -730,10 +734,10 @@ class _Rebuild:
             self._watched(f"{name}: ", lambda: self.builder.execute(statement))
             self._step("verify", name)
         except psycopg.Error as error:
-            if not self.builder.broken:
-                self._drop(index)
             if isinstance(error, psycopg.errors.QueryCanceled) and self.stop.is_set():
                 raise _Interrupted from error
+            if not self.builder.broken:
+                self._drop(index)
             raise
         if not (self._facts(name, "__new") or {"is_valid": False})["is_valid"]:
             self._drop(index)
@@ -832,13 +836,14 @@ class _Rebuild:
         deadline = time.monotonic() + DROP_SECONDS
         while before := {key: pid for key, pid in self._readers() if key in before}:
             if time.monotonic() > deadline:
-                return [self._in_use(index, before.values())]
+                return [self._in_use(index, before.values(), DROP_SECONDS)]
             time.sleep(POLL_SECONDS / 5)
         return self._drop(index)
 
-    def _drop(self, index: str) -> list[str]:
+    def _drop(self, index: str, seconds: float | None = None) -> list[str]:
         """Drop an index; notes where it could not be done for transactions that stay."""
-        timeout = str(int(DROP_SECONDS * 1000))
+        seconds = DROP_SECONDS if seconds is None else seconds
+        timeout = str(int(seconds * 1000))
         statement = sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(
             sql.Identifier("public", index)
         )
@@ -846,17 +851,17 @@ class _Rebuild:
         try:
             self.builder.execute(statement)
         except psycopg.errors.LockNotAvailable:
-            return [self._in_use(index, [pid for _, pid in self._readers()])]
+            return [self._in_use(index, [pid for _, pid in self._readers()], seconds)]
         finally:
             if not self.builder.broken:
                 self._one("SELECT set_config('lock_timeout', '0', false)")
         return []
 
-    def _in_use(self, index: str, pids: Any) -> str:
+    def _in_use(self, index: str, pids: Iterable[int | None], seconds: float) -> str:
         who = ", ".join(str(pid) for pid in sorted({pid or 0 for pid in pids}))
         return (
             f"The index {index} stays for now: a transaction that may use it has been open for"
-            f" over {DROP_SECONDS:g} s (pid {who or 'unknown'}). The next run drops it."
+            f" over {seconds:g} s (pid {who or 'unknown'}). The next run drops it."
         )
 
     def _refuse_notes(self, notes: list[str]) -> None:

@@ -32,7 +32,7 @@ class Command(BaseCommand):
         " 0 done, or nothing to do; 1 refused or failed, with the reason, and the index in place"
         " goes on serving; 2 the command line cannot be read; 4 the target recall was not reached,"
         " and the index in place goes on serving; 75 another rebuild, or somebody's transaction,"
-        " is in the way: try again later; 130 interrupted, and nothing is left behind."
+        " is in the way: try again later; 130 interrupted: models not listed are as they were."
     )
     requires_migrations_checks = True
 
