@@ -563,6 +563,24 @@ def test_a_transaction_of_before_the_swap_keeps_the_former_index(
     assert all_indexes(pg) == {index_name(pg): True}
 
 
+def test_the_swap_waits_for_no_lock_for_long_and_is_tried_again(
+    pg: psycopg.Connection, connect: Connect, indexed: int
+) -> None:
+    holder = connect(autocommit=False)
+    waits: list[str] = []
+
+    def let_go(phase: Phase) -> None:
+        if phase.name.endswith("waiting for the lock of the swap"):
+            waits.append(phase.name)
+            holder.rollback()
+
+    with at("swap", lambda: holder.execute("SELECT FROM embedding_models FOR UPDATE")):
+        report = rebuild(progress=let_go)
+    assert len(waits) == 1
+    assert report.outcomes[0].outcome == "rebuilt"
+    assert valid_indexes(pg)[index_name(pg)] != indexed
+
+
 # --- Two at once ------------------------------------------------------------
 
 
