@@ -442,7 +442,12 @@ _TABLE_PRIVILEGES = {
 
 
 #: Building and dropping indexes takes the table's owner in any case.
-_OWNER_ONLY = {"rebuild_vector_indexes", "tune_vector_index", "drop_vector_index"}
+_OWNER_ONLY = {
+    "rebuild_vector_indexes",
+    "tune_vector_index",
+    "swap_vector_index",
+    "drop_vector_index",
+}
 
 
 def grant_to_role(connection: BaseDatabaseWrapper, role: str) -> list[str]:

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
@@ -132,6 +132,12 @@ OnError = Literal["report", "raise"]
 Index = Literal["auto", "keep", "rebuild"]
 
 
+class Finish(Protocol):
+    """What a large load ends with: `finish_load`, or another way to do the same."""
+
+    def __call__(self, model: str | None = None, *, using: str) -> str: ...
+
+
 def upsert_documents(
     documents: Iterable[Document],
     *,
@@ -142,6 +148,7 @@ def upsert_documents(
     replace_owner: bool = False,
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], object] | None = None,
+    finish: Finish | None = None,
     using: str = DEFAULT_DB_ALIAS,
 ) -> IngestReport:
     """Store documents, and the vectors they bring, under `model` (None: the default model).
@@ -172,7 +179,8 @@ def upsert_documents(
     `finish_load` if the plan is to have one.
 
     ``progress`` is called with the number of rows of each finished batch. After a
-    large load that was not put aside, call `finish_load`.
+    large load that was not put aside, call `finish_load`. ``finish`` stands in for it where
+    the load ends with it: `ops.vector_indexes.finish_load` lets writers go on meanwhile.
     """
     load = _Load(
         model=model,
@@ -182,6 +190,7 @@ def upsert_documents(
         progress=progress,
         using=using,
         replace_owner=replace_owner,
+        finish=finish or finish_load,
     )
     return load.run(documents, load.document_row, expected)
 
@@ -195,6 +204,7 @@ def upsert_embeddings(
     expected: int | None = None,
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], object] | None = None,
+    finish: Finish | None = None,
     using: str = DEFAULT_DB_ALIAS,
 ) -> IngestReport:
     """Store vectors under `model` for documents that are stored already.
@@ -209,6 +219,7 @@ def upsert_embeddings(
         batch_size=batch_size,
         progress=progress,
         using=using,
+        finish=finish or finish_load,
     )
     return load.run(vectors, load.vector_row, expected)
 
@@ -378,6 +389,7 @@ class _Load:
     progress: Callable[[int], object] | None
     using: str
     replace_owner: bool = False
+    finish: Finish
     report: IngestReport = field(default_factory=IngestReport)
     dimensions: int | None = None
     indexed_rows: int = 0
@@ -653,7 +665,7 @@ class _Load:
             return
         if not self.deferred:
             if self._wants_its_first_index():
-                self.report.index = finish_load(self.model, using=self.using)
+                self.report.index = self.finish(self.model, using=self.using)
             return
         if self.index == "auto":
             # Fewer were new than expected: the index takes them in as they are.
@@ -664,7 +676,7 @@ class _Load:
                     cursor.execute(_PUBLISH, [self.model])
                     return
         try:
-            self.report.index = finish_load(self.model, using=self.using)
+            self.report.index = self.finish(self.model, using=self.using)
         except RebuildInProgress as error:
             raise RebuildInProgress(
                 error.message,

@@ -129,6 +129,8 @@ OBJECTS = {
     "upsert_embedding_uuid": "upsert_embedding",  # an overload
     "vector_extension": "vector",
     "search_documents_keyword_columns": "search_documents",  # two columns more
+    "embedding_models_indexed_by": "embedding_models",  # a column more
+    "search_settings_rebuild": "search_settings",  # two columns more
     "embedding_models_preferred_storage": "embedding_models",  # a column more
     "search_settings_keyword_budget": "search_settings",  # another default
     "embeddings_segment": "embeddings",  # a column more

@@ -55,11 +55,7 @@ STEPS = (
 #: It changes rows, and nothing in the catalog.
 DATA_STEP = "0009_reweigh_keywords"
 #: Nothing in them yet.
-EMPTY_STEPS = (
-    "0011_concurrent_rebuild",
-    "0013_v1_import",
-    "0015_result_cache",
-)
+EMPTY_STEPS = ("0015_result_cache",)
 OUR_MODELS = list(apps.get_app_config("cartrita_search").get_models())
 
 

@@ -48,7 +48,18 @@ def main() -> int:
 
     from cartrita.embedded.postgres import EmbeddedPostgres
 
-    from . import doctor, growth, import_v1, ingest, latency, locks, quality, recording, sweep
+    from . import (
+        doctor,
+        growth,
+        import_v1,
+        ingest,
+        latency,
+        locks,
+        quality,
+        rebuild,
+        recording,
+        sweep,
+    )
     from .peers import benchmark as peers
 
     benchmarks: dict[str, Callable[..., bool]] = {
@@ -58,6 +69,7 @@ def main() -> int:
         "ingest": ingest.run,
         "recording": recording.run,
         "import_v1": import_v1.run,
+        "rebuild": rebuild.run,
         "growth": growth.run,
         "locks": locks.run,
         "doctor": doctor.run,
