@@ -57,6 +57,7 @@ env = Environment(
     POSTGRES_PASSWORD=(str, ""),
     POSTGRES_SSL=(bool, False),
     MIGRATE_DATABASE_URL=(str, ""),
+    POSTGRES_BIN=(str, ""),
     CONN_MAX_AGE=(int, 60),
     PREPARE_STATEMENTS=(bool, False),
     CARTRITA_EMBEDDED_DIR=(str, str(BASE_DIR / ".embedded")),
@@ -286,4 +287,5 @@ CARTRITA_SEARCH: dict[str, Any] = {
     "METRICS_FLUSH_SECONDS": env("METRICS_FLUSH_SECONDS"),
     "GRANT_ROLE": env("GRANT_ROLE"),
     "DIRECT_DATABASE_URL": env("MIGRATE_DATABASE_URL"),
+    "POSTGRES_BIN": env("POSTGRES_BIN"),
 }

@@ -44,6 +44,8 @@ class SearchSettings:
     #: The server itself, as a URL, where DATABASES names a pooler: what holds a session's
     #: lock, and what no pooler carries, goes there. "": DATABASES names the server.
     direct_database_url: str = ""
+    #: Folder of PostgreSQL's client programs (pg_dump, pg_restore, psql); "": looked for.
+    postgres_bin: str = ""
 
 
 _POSTGRES_SCHEMES = ("postgres://", "postgresql://")
@@ -84,6 +86,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a URL like postgres://user:password@host:5432/name",
         lambda v: isinstance(v, str) and (not v or v.startswith(_POSTGRES_SCHEMES)),
     ),
+    "postgres_bin": ("the path of a folder", lambda v: isinstance(v, str)),
 }
 
 

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, ProgrammingError, connections, transaction
 from psycopg import sql
 from psycopg.adapt import Dumper
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import InsufficientPrivilege
 from psycopg.pq import Format
 
@@ -242,6 +243,9 @@ def pgvector_version(connection: BaseDatabaseWrapper) -> tuple[int, ...] | None:
 REBUILD_LOCK = 1129533001
 MIGRATION_LOCK = 1129533002
 IMPORT_LOCK = 1129533003
+BACKUP_LOCK = 1129533010
+#: Held in the maintenance database, as the one restored need not exist.
+RESTORE_LOCK = 1129533011
 
 #: Between two looks at a lock that somebody else holds, in seconds.
 _POLL_SECONDS = (0.1, 0.4)
@@ -265,33 +269,48 @@ class LockHolder:
         )
 
 
+#: What Django and psycopg take beside libpq's own parameters.
+_NOT_LIBPQ = {"context", "cursor_factory", "prepare_threshold", "server_side_binding"}
+
+
+def direct_parameters(using: str = DEFAULT_DB_ALIAS) -> dict[str, Any]:
+    """libpq's parameters of the server itself, the password among them.
+
+    By DIRECT_DATABASE_URL if that is set, else of Django's database ``using``.
+    """
+    if url := search_settings().direct_database_url:
+        try:
+            return dict(conninfo_to_dict(url))
+        except psycopg.ProgrammingError:
+            raise InvalidArgument(
+                "MIGRATE_DATABASE_URL cannot be read as a URL of PostgreSQL.",
+                "Nothing was changed. Write special characters of the password as %XX.",
+            ) from None  # libpq's message may show a part of the password
+    parameters = connections[using].get_connection_params()
+    return {key: value for key, value in parameters.items() if key not in _NOT_LIBPQ}
+
+
 @contextmanager
 def direct_connection(
-    application_name: str, *, using: str = DEFAULT_DB_ALIAS
+    application_name: str, *, using: str = DEFAULT_DB_ALIAS, dbname: str | None = None
 ) -> Iterator[psycopg.Connection]:
     """A connection of one's own to the server itself, in autocommit mode.
 
-    By DIRECT_DATABASE_URL if that is set, else to where Django's database ``using`` is.
+    Where `direct_parameters` say, to another database of that server by ``dbname``.
     Raises `PoolerRefused` if a pooler is in between all the same: it would hand the
     session, and the lock it holds, to somebody else.
     """
-    parameters = connections[using].get_connection_params()
-    url = search_settings().direct_database_url
-    known = {
-        key: value
-        for key, value in parameters.items()
-        if key not in {"context", "cursor_factory", "prepare_threshold", "server_side_binding"}
-    }
+    parameters = direct_parameters(using)
     # An idle session holds the lock for as long as the work takes.
-    options = f"{known.pop('options', '')} -c idle_session_timeout=0".strip()
-    settings = known | {"application_name": application_name, "options": options}
-    if url:
-        settings = {"application_name": application_name, "options": options}
+    options = f"{parameters.pop('options', '')} -c idle_session_timeout=0".strip()
+    settings = parameters | {"application_name": application_name, "options": options}
+    if dbname is not None:
+        settings["dbname"] = dbname
     try:
-        connection = psycopg.connect(url, autocommit=True, **settings)
+        connection = psycopg.connect(autocommit=True, **settings)
     except psycopg.OperationalError as error:
         raise DatabaseUnreachable(
-            f"No connection to the database server: {error}".strip() + ".",
+            f"No connection to the database server: {' '.join(str(error).split())}.",
             "Nothing was changed. Check DATABASE_URL, or MIGRATE_DATABASE_URL if it is set.",
         ) from error
     with connection:
@@ -303,6 +322,17 @@ def direct_connection(
                 "Nothing was changed. Set MIGRATE_DATABASE_URL to the server itself.",
             )
         yield connection
+
+
+def one_row(
+    connection: psycopg.Connection, query: str | sql.Composed, arguments: Sequence[object] = ()
+) -> tuple[Any, ...]:
+    """The row of a query that always gives one."""
+    cursor = connection.execute(query.encode() if isinstance(query, str) else query, arguments)
+    row = cursor.fetchone()
+    if row is None:
+        raise LookupError("a query that always gives a row gave none")
+    return tuple(row)
 
 
 def lock_holder(connection: psycopg.Connection, key: int) -> LockHolder | None:

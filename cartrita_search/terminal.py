@@ -6,7 +6,7 @@ import signal
 import threading
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import monotonic
 from types import FrameType
 from typing import TextIO
@@ -76,6 +76,27 @@ def progress(total: int, label: str, stream: TextIO) -> Iterator[Callable[[int],
             stream.flush()
 
     yield advance
+
+
+@contextmanager
+def phases(stream: TextIO) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield ``report(label, done, total)``: work of several parts, a `progress` for each."""
+    with ExitStack() as stack:
+        now: tuple[str, int] | None = None
+        advance: Callable[[int], object] = int
+        shown = 0
+
+        def report(label: str, done: int, total: int) -> None:
+            nonlocal now, advance, shown
+            if now != (label, total):
+                stack.close()
+                now, shown = (label, total), 0
+                advance = stack.enter_context(progress(total, label, stream))
+            if done > shown:
+                advance(done - shown)
+                shown = done
+
+        yield report
 
 
 @contextmanager
