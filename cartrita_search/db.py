@@ -328,7 +328,9 @@ def one_row(
     connection: psycopg.Connection, query: str | sql.Composed, arguments: Sequence[object] = ()
 ) -> tuple[Any, ...]:
     """The row of a query that always gives one."""
-    cursor = connection.execute(query.encode() if isinstance(query, str) else query, arguments)
+    statement = query.encode() if isinstance(query, str) else query
+    # Without arguments a % in a name is no placeholder.
+    cursor = connection.execute(statement, arguments or None)
     row = cursor.fetchone()
     if row is None:
         raise LookupError("a query that always gives a row gave none")

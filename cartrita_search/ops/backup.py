@@ -256,6 +256,7 @@ def _snapshot(connection: psycopg.Connection) -> Iterator[str]:
 def _describe(connection: psycopg.Connection, pg_dump_version: str) -> dict[str, Any]:
     """The manifest but for the files, in the snapshot."""
     info = connection.info
+    tables = count_rows(connection)  # first, as it tells what this role may not read
     (size,) = one_row(connection, "SELECT pg_database_size(current_database())")
     extensions = connection.execute(
         "SELECT extname, extversion FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1"
@@ -283,7 +284,7 @@ def _describe(connection: psycopg.Connection, pg_dump_version: str) -> dict[str,
         "database_bytes": size,
         "extensions": dict(extensions),
         "migrations": _migrations(connection),
-        "tables": count_rows(connection),
+        "tables": tables,
         "roles": [role for (role,) in roles],
         "properties": database_properties(connection, info.dbname),
     }

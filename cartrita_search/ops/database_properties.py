@@ -43,13 +43,13 @@ def database_properties(connection: psycopg.Connection, name: str) -> dict[str, 
     ).fetchall()
     settings = connection.execute(
         """
-        SELECT r.rolname, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
+        SELECT r.rolname, split_part(u.c, '=', 1), substr(u.c, strpos(u.c, '=') + 1)
         FROM pg_db_role_setting AS s
         JOIN pg_database AS d ON d.oid = s.setdatabase
-        CROSS JOIN unnest(s.setconfig) AS c
+        CROSS JOIN unnest(s.setconfig) WITH ORDINALITY AS u (c, position)
         LEFT JOIN pg_roles AS r ON r.oid = s.setrole
         WHERE d.datname = %s
-        ORDER BY 1, 2
+        ORDER BY s.setrole, u.position
         """,
         [name],
     ).fetchall()
@@ -104,62 +104,42 @@ def apply_properties(
     database = sql.Identifier(name)
     refused: list[str] = []
 
-    def attempt(what: str, *statements: tuple[sql.Composed, list[object]]) -> None:
+    def attempt(what: str, *statements: sql.Composed) -> None:
         try:
             with connection.transaction():
-                for statement, arguments in statements:
-                    connection.execute(statement, arguments)
+                for statement in statements:
+                    connection.execute(statement)
         except psycopg.Error as error:
-            refused.append(f"{what}: {error.diag.message_primary}")
+            refused.append(f"{what}: {error.diag.message_primary or error}")
 
-    attempt(
-        "the connection limit",
-        (
-            sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(
-                database, properties["connection_limit"]
-            ),
-            [],
-        ),
-    )
-    attempt(
-        "the comment",
-        (sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, properties["comment"]), []),
-    )
+    limit = sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}")
+    attempt("the connection limit", limit.format(database, properties["connection_limit"]))
+    comment = sql.SQL("COMMENT ON DATABASE {} IS {}")
+    attempt("the comment", comment.format(database, properties["comment"]))
     if properties["rights"] is not None:
-        attempt(
-            "rights of PUBLIC",
-            (sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database), []),
-        )
+        revoke = sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC")
+        attempt("rights of PUBLIC", revoke.format(database))
         for role, privilege, grantable in properties["rights"]:
-            attempt(
-                f"{privilege} for {role or 'PUBLIC'}",
-                (
-                    sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
-                        sql.SQL(privilege),
-                        database,
-                        sql.Identifier(role) if role else sql.SQL("PUBLIC"),
-                        sql.SQL(" WITH GRANT OPTION" if grantable else ""),
-                    ),
-                    [],
-                ),
+            grant = sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
+                sql.SQL(privilege),
+                database,
+                sql.Identifier(role) if role else sql.SQL("PUBLIC"),
+                sql.SQL(" WITH GRANT OPTION" if grantable else ""),
             )
+            attempt(f"{privilege} for {role or 'PUBLIC'}", grant)
     for role, setting, value in properties["settings"]:
         whose = sql.SQL("DATABASE {}").format(database)
         if role:
             whose = sql.SQL("ROLE {} IN {}").format(sql.Identifier(role), whose)
         # A parameter of an extension has a dot, each part of it a name.
-        named = (
-            sql.Identifier(setting)
-            if "." not in setting
-            else sql.SQL(".").join(map(sql.Identifier, setting.split(".")))
-        )
+        named = sql.SQL(".").join(map(sql.Identifier, setting.split(".")))
         what = f"the setting {setting}" + (f" of role {role}" if role else "")
         if setting in _LISTS:
             attempt(
                 what,
-                (sql.SQL("SELECT set_config({}, {}, true)").format(setting, value), []),
-                (sql.SQL("ALTER {} SET {} FROM CURRENT").format(whose, named), []),
+                sql.SQL("SELECT set_config({}, {}, true)").format(setting, value),
+                sql.SQL("ALTER {} SET {} FROM CURRENT").format(whose, named),
             )
         else:
-            attempt(what, (sql.SQL("ALTER {} SET {} TO {}").format(whose, named, value), []))
+            attempt(what, sql.SQL("ALTER {} SET {} TO {}").format(whose, named, value))
     return refused
