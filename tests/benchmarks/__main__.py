@@ -48,7 +48,7 @@ def main() -> int:
 
     from cartrita.embedded.postgres import EmbeddedPostgres
 
-    from . import growth, ingest, latency, quality, sweep
+    from . import growth, ingest, latency, quality, restore, sweep
     from .peers import benchmark as peers
 
     benchmarks: dict[str, Callable[..., bool]] = {
@@ -58,6 +58,7 @@ def main() -> int:
         "ingest": ingest.run,
         "growth": growth.run,
         "peers": peers.run,
+        "restore": restore.run,
     }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*benchmarks, []], metavar="NAME")
