@@ -297,11 +297,14 @@ def test_a_program_older_than_the_server_is_passed_over_for_the_nearest(
     monkeypatch.setattr(connection.client, "executable_name", "psql")
     for server, chosen, version in (
         (15, "path", "15.13"),
-        (16, "18/bin", "18.6"),
+        (17, "18/bin", "18.6"),
         (19, "19/bin", "19"),
     ):
         found = programs_module.find_program("pg_dump", server)
         assert (found.path, found.version) == (str(tmp_path / chosen / "pg_dump"), version)
+    # From 17 on it sets what a server of 16 does not know, and its dumps do.
+    with pytest.raises(PackageMissing, match=r"needs a pg_dump of version 16; .*client-16"):
+        programs_module.find_program("pg_dump", 16)
 
 
 def test_no_program_new_enough_is_a_line_that_names_the_package(

@@ -719,6 +719,27 @@ def test_a_full_disk_and_a_prepared_transaction_are_one_line_each(
         plan_restore(path, of_database=site.name)
 
 
+def test_a_server_that_ends_our_sessions_half_way_is_one_line_and_no_harm(
+    site: Site, backup: Path, tmp_path: Path, settings: LazySettings
+) -> None:
+    before = site.contents()
+    script = (
+        f'case "$*" in *--exit-on-error*) "{PROGRAMS}/psql" -qX "{site.url(name="postgres")}" -c'
+        ' "SELECT pg_terminate_backend(pid) FROM pg_stat_activity'
+        " WHERE application_name = 'cartrita restore'\" > /dev/null;; esac\n"
+        'exec "$real" "$@"'
+    )
+    with programs(tmp_path / "bin", "pg_restore", script) as folder:
+        settings.CARTRITA_SEARCH = settings.CARTRITA_SEARCH | {"POSTGRES_BIN": str(folder)}
+        with pytest.raises(RestoreFailed, match=r"terminat.*as it was") as raised:
+            restore(backup)
+    assert len(str(raised.value).splitlines()) == 1
+    assert site.contents() == before
+    restore(backup, drop_old=True)
+    assert site.contents() == before
+    assert site.others() == []
+
+
 # --- Names ------------------------------------------------------------------
 
 

@@ -158,13 +158,12 @@ def record_if_possible(action: str, subject: str, details: dict[str, Any], using
 
     The work is done by then: a database of v1 has no such table, and lacks nothing.
     """
-    with connections[using].cursor() as cursor:
-        cursor.execute("SELECT to_regclass(%s)", ["public.operator_actions"])
-        (table,) = cursor.fetchone()
-    if table is None:
-        return
     try:
-        record_action(action, subject, details=details, using=using)
+        with connections[using].cursor() as cursor:
+            cursor.execute("SELECT to_regclass(%s)", ["public.operator_actions"])
+            (table,) = cursor.fetchone()
+        if table is not None:
+            record_action(action, subject, details=details, using=using)
     except DatabaseError as error:
         logger.warning("%s of %s was not recorded: %s", action, subject, error)
 
@@ -256,6 +255,7 @@ def _snapshot(connection: psycopg.Connection) -> Iterator[str]:
 def _describe(connection: psycopg.Connection, pg_dump_version: str) -> dict[str, Any]:
     """The manifest but for the files, in the snapshot."""
     info = connection.info
+    properties = database_properties(connection, info.dbname) or {}
     tables = count_rows(connection)  # first, as it tells what this role may not read
     (size,) = one_row(connection, "SELECT pg_database_size(current_database())")
     extensions = connection.execute(
@@ -285,8 +285,8 @@ def _describe(connection: psycopg.Connection, pg_dump_version: str) -> dict[str,
         "extensions": dict(extensions),
         "migrations": _migrations(connection),
         "tables": tables,
-        "roles": [role for (role,) in roles],
-        "properties": database_properties(connection, info.dbname),
+        "roles": sorted({properties["owner"], *(role for (role,) in roles)}),
+        "properties": properties,
     }
 
 
@@ -317,7 +317,7 @@ def count_rows(connection: psycopg.Connection, counted: Progress | None = None) 
     ).fetchall()
     counts = {}
     for number, (schema, table) in enumerate(tables, 1):
-        query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(schema, table))
+        query = sql.SQL("SELECT count(*) FROM ONLY {}").format(sql.Identifier(schema, table))
         try:
             (counts[f"{schema}.{table}"],) = one_row(connection, query)
         except psycopg.errors.InsufficientPrivilege as error:

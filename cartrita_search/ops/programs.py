@@ -31,6 +31,8 @@ INSTALLED = (
     "opt/homebrew/opt/*/bin",
     "Library/PostgreSQL/*/bin",
 )
+#: A version that no program reaches.
+NO_LIMIT = 1000
 #: Between two looks at how far a program is, in seconds.
 POLL_SECONDS = 0.25
 #: Not for the programs: secrets, and the encoding, which a dump takes from its database.
@@ -54,16 +56,19 @@ class Program:
 def find_program(name: str, server: int, *, using: str = DEFAULT_DB_ALIAS) -> Program:
     """The program of the server's major version ``server``, or else the next newer one.
 
-    An older one refuses the server. One much newer may set what the server does not know,
-    so the nearest is taken. Raises `PackageMissing` where there is none.
+    An older one refuses the server, and one of 17 or newer sets ``transaction_timeout``,
+    which older servers do not know: what it dumps could not be restored there. Raises
+    `PackageMissing` where there is none.
     """
     found = [program for path in _candidates(name, using) if (program := _judged(path))]
-    usable = [program for program in found if program.major >= server]
+    newest = 16 if server <= 16 else NO_LIMIT
+    usable = [program for program in found if server <= program.major <= newest]
     if usable:
         return min(usable, key=lambda program: program.major)
     known = ", ".join(f"{each.path} is {each.version}" for each in found) or "none was found"
     raise PackageMissing(
-        f"The server is PostgreSQL {server}, which needs a {name} of version {server} or newer;"
+        f"The server is PostgreSQL {server}, which needs a {name} of version {server}"
+        f"{' or newer' if newest == NO_LIMIT else f' to {newest}' if server < newest else ''};"
         f" {known}.",
         f"Nothing was changed. Install Debian's package postgresql-client-{server} (from"
         " apt.postgresql.org), or set POSTGRES_BIN to the folder that holds it.",
@@ -174,5 +179,9 @@ def _complaint(name: str, returncode: int, text: str) -> str:
         return f"{name} was ended by {signal.strsignal(-returncode) or f'signal {-returncode}'}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = next((n for n, line in enumerate(lines) if re.search(r"\b(error|ERROR):", line)), 0)
-    told = [re.sub(r"^[\w/.-]+: (error|detail|hint): ", "", line) for line in lines[first:][:3]]
-    return f"{name}: {' '.join(told)}".rstrip(".") if told else f"{name} failed"
+    # What else it says may be a row of somebody's data.
+    told = lines[first : first + 1] + [
+        line for line in lines[first + 1 :] if re.search(r"\b(detail|hint|DETAIL|HINT):", line)
+    ]
+    clear = [re.sub(r"^[\w/.-]+: (error|detail|hint): ", "", line) for line in told[:3]]
+    return f"{name}: {' '.join(clear)}".rstrip(".") if clear else f"{name} failed"

@@ -11,7 +11,7 @@ import os
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -137,11 +137,13 @@ class RestorePlan:
 class RestoreReport:
     """A restore that was done."""
 
+    #: The backup, or the name of the database that was kept.
     path: str
     database: str
     in_place: bool
-    tables: int
-    rows: int
+    #: None where they were not counted, on the way back to a database that was kept.
+    tables: int | None
+    rows: int | None
     seconds: float
     #: Where the former database is now; None: dropped, or overwritten in place.
     kept: str | None
@@ -293,15 +295,13 @@ def go_back(name: str, *, using: str = DEFAULT_DB_ALIAS) -> RestoreReport:
             release()
             kept = swap(connection, target, name, using, exists=properties is not None)
     step("restore", "record", name)
-    with direct_connection(APPLICATION, using=using) as connection:
-        rows = count_rows(connection)
     record_if_possible("restore", name, {"kept": kept}, using)
     return RestoreReport(
         path=name,
         database=target,
         in_place=False,
-        tables=len(rows),
-        rows=sum(rows.values()),
+        tables=None,
+        rows=None,
         seconds=round(monotonic() - started, 1),
         kept=kept,
         go_back=_go_back(kept),
@@ -374,13 +374,15 @@ def _restore_beside(
                     release()
                     kept = swap(connection, target, scratch, using, exists=present is not None)
             except BaseException:
-                # After a lost connection, the next run does it.
-                if not connection.closed:
+                with suppress(psycopg.Error):  # the connection may be lost; the next run does it
                     drop_database(connection, scratch)
                 raise
         if kept and drop_old:
-            drop_database(connection, kept)
-            kept = None
+            try:
+                drop_database(connection, kept)
+                kept = None
+            except psycopg.Error as error:
+                warnings.append(f"{kept} could not be dropped: {' '.join(str(error).split())}")
     return kept, rows, warnings
 
 

@@ -128,12 +128,12 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(asdict(done), indent=2))
             return
+        counted = "" if done.rows is None else f": {done.tables} tables, {done.rows} rows"
         self.stdout.write(
-            f"Database {done.database} is {done.path} again: {done.tables} tables,"
-            f" {done.rows} rows, in {done.seconds} s."
+            f"Database {done.database} is {done.path} again{counted}, in {done.seconds} s."
         )
         for warning in done.warnings:
-            self.stdout.write(self.style.WARNING(f"Not set, see to it by hand: {warning}"))
+            self.stdout.write(self.style.WARNING(f"See to it by hand: {warning}"))
         if done.kept:
             self.stdout.write(f"The former database is kept as {done.kept}.")
             self.stdout.write(f"To go back to it: {done.go_back}")
