@@ -11,13 +11,19 @@ import sys
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from django.db import DEFAULT_DB_ALIAS, ProgrammingError, connections, transaction
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    OperationalError,
+    ProgrammingError,
+    connections,
+    transaction,
+)
 from psycopg import sql
 from psycopg.adapt import Dumper
 from psycopg.conninfo import conninfo_to_dict
@@ -282,10 +288,12 @@ def direct_parameters(using: str = DEFAULT_DB_ALIAS) -> dict[str, Any]:
         try:
             return dict(conninfo_to_dict(url))
         except psycopg.ProgrammingError:
+            # Its message may quote the part with the password.
             raise InvalidArgument(
-                "MIGRATE_DATABASE_URL cannot be read as a URL of PostgreSQL.",
-                "Nothing was changed. Write special characters of the password as %XX.",
-            ) from None  # libpq's message may show a part of the password
+                "MIGRATE_DATABASE_URL cannot be read.",
+                "Nothing was changed. It must be like postgres://user:password@host:5432/name,"
+                " with special characters of the password written as %XX.",
+            ) from None
     parameters = connections[using].get_connection_params()
     return {key: value for key, value in parameters.items() if key not in _NOT_LIBPQ}
 
@@ -300,15 +308,19 @@ def direct_connection(
     Raises `PoolerRefused` if a pooler is in between all the same: it would hand the
     session, and the lock it holds, to somebody else.
     """
-    parameters = direct_parameters(using)
-    # An idle session holds the lock for as long as the work takes.
-    options = f"{parameters.pop('options', '')} -c idle_session_timeout=0".strip()
-    settings = parameters | {"application_name": application_name, "options": options}
+    settings = direct_parameters(using) | {"application_name": application_name}
     if dbname is not None:
         settings["dbname"] = dbname
     try:
-        connection = psycopg.connect(autocommit=True, **settings)
-    except psycopg.OperationalError as error:
+        try:
+            connection = psycopg.connect(autocommit=True, **settings)
+        except psycopg.OperationalError:
+            if dbname is not None or search_settings().direct_database_url:
+                raise
+            # The embedded server makes its database with Django's first connection.
+            connections[using].ensure_connection()
+            connection = psycopg.connect(autocommit=True, **settings)
+    except (psycopg.OperationalError, OperationalError) as error:
         raise DatabaseUnreachable(
             f"No connection to the database server: {' '.join(str(error).split())}.",
             "Nothing was changed. Check DATABASE_URL, or MIGRATE_DATABASE_URL if it is set.",
@@ -321,6 +333,9 @@ def direct_connection(
                 "The connection goes through a pooler, which cannot hold a session's lock.",
                 "Nothing was changed. Set MIGRATE_DATABASE_URL to the server itself.",
             )
+        # An idle session holds the lock for as long as the work takes. Not as an option of
+        # the connection: a pooler would refuse that one before it is known for a pooler.
+        connection.execute("SET idle_session_timeout = 0")
         yield connection
 
 
@@ -388,7 +403,8 @@ def advisory_lock(
     try:
         yield
     finally:
-        if not connection.closed:
+        # A connection that is gone took the lock with it.
+        with suppress(psycopg.OperationalError):
             connection.execute("SELECT pg_advisory_unlock(%s)", [key])
 
 

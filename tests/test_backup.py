@@ -344,7 +344,8 @@ def locked(
         }
 
     site.run("SELECT pg_reload_conf()")
-    while True:  # until the postmaster has read it
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:  # until the postmaster has read it
         try:
             psycopg.connect(site.url("locked")).close()
         except psycopg.OperationalError:
