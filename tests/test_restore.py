@@ -11,6 +11,7 @@ import resource
 import shlex
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,13 +20,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.conf import LazySettings
-from django.core.management import CommandError, call_command
+from django.conf import LazySettings, settings
+from django.core.management import CommandError, call_command, load_command_class
 from psycopg import sql
 
 from cartrita.embedded.postgres import EmbeddedPostgres
 from cartrita_search.db import BACKUP_LOCK, MIGRATION_LOCK, RESTORE_LOCK, advisory_lock
 from cartrita_search.errors import (
+    DatabaseUnreachable,
     InvalidArgument,
     LockHeld,
     PrivilegeMissing,
@@ -170,6 +172,17 @@ def test_a_dump_made_by_hand_is_restored_with_the_checks_that_are_possible(
     nameless = ("name of the database",) if kind == "plain" else ()
     assert report.unchecked == ("SHA-256", "row counts", *nameless)
     assert site.others() == []
+
+
+def test_a_dump_made_by_hand_brings_a_lost_database_back(site: Site, tmp_path: Path) -> None:
+    path = pg_dump(site, tmp_path / "by hand", "--format=custom")
+    before = site.contents()
+    site.drop_all()
+    plan = plan_restore(path)
+    assert plan.database_bytes is None
+    assert "is not there" in "".join(plan.lines(drop_old=False))
+    restore_backup(plan)
+    assert site.contents() == before
 
 
 def test_a_folder_of_several_jobs_is_restored_too(site: Site, tmp_path: Path) -> None:
@@ -688,7 +701,7 @@ def test_in_place_takes_neither_plain_sql_nor_jobs_nor_a_missing_database(
     with pytest.raises(InvalidArgument, match="one transaction"):
         plan_restore(backup, in_place=True, jobs=2)
     site.drop_all()
-    with pytest.raises(RestoreRefused, match="There is no database"):
+    with pytest.raises(DatabaseUnreachable, match="does not exist"):
         plan_restore(backup, in_place=True)
 
 
@@ -696,26 +709,27 @@ def test_in_place_takes_neither_plain_sql_nor_jobs_nor_a_missing_database(
 
 
 @pytest.fixture
-def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(
-        tmp_path_factory.mktemp("server"),
-        {
-            "max_prepared_transactions": "1",
-            "fsync": "off",
-            "shared_buffers": "16MB",
-            "max_connections": "20",
-        },
-    )
-    # No file of the server's may grow beyond this: a disk with so much room, as write()
-    # fails alike.
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20 << 20, limits[1]))
-    try:
-        server.start()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    yield server
-    server.stop()
+def small_server() -> Iterator[EmbeddedPostgres]:
+    """A server of which no file may grow beyond 20 MB: write() fails as on a full disk."""
+    # Not below pytest's folder, which every other run of pytest closes to the server's user.
+    with tempfile.TemporaryDirectory(prefix="cartrita-small-") as folder:
+        server = EmbeddedPostgres(
+            Path(folder),
+            {
+                "max_prepared_transactions": "1",
+                "fsync": "off",
+                "shared_buffers": "16MB",
+                "max_connections": "20",
+            },
+        )
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20 << 20, limits[1]))
+        try:
+            server.start()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        yield server
+        server.stop()
 
 
 @pytest.mark.slow
@@ -848,3 +862,15 @@ def test_the_command_refuses_in_one_line_with_its_exit_code(
     assert done.returncode == 75
     assert len(done.stderr.splitlines()) <= 11  # the progress of the check, and one line
     assert done.stderr.splitlines()[-1].startswith("CommandError: Another process is at it")
+
+
+def test_the_runbook_names_commands_and_options_that_there_are() -> None:
+    page = (settings.BASE_DIR / "docs" / "rolling-back.md").read_text(encoding="utf-8")
+    lines = re.findall(r"manage\.py (backup_database|restore_backup)(.*)", page)
+    assert {name for name, _ in lines} == {"backup_database", "restore_backup"}
+    known = set()
+    for name in ("backup_database", "restore_backup"):
+        parser = load_command_class("cartrita_search", name).create_parser("manage.py", name)
+        known |= {option for action in parser._actions for option in action.option_strings}
+    # pg_dump's own, pg_dumpall's and another command's beside.
+    assert set(re.findall(r"--[a-z][a-z-]+", page)) - known == {"--create"}

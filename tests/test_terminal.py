@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from cartrita_search import terminal
-from cartrita_search.terminal import progress, stop_on_signals, table
+from cartrita_search.terminal import phases, progress, stop_on_signals, table
 
 
 class Terminal(io.StringIO):
@@ -123,3 +123,25 @@ def test_the_first_signal_asks_to_stop_and_the_second_stops(number: signal.Signa
             signal.raise_signal(number)
     assert signal.getsignal(number) == before
     assert said.getvalue() == "Stopping after the work in hand; once more stops at once.\n"
+
+
+def test_work_of_several_parts_has_a_progress_for_each() -> None:
+    log = io.StringIO()
+    with phases(log) as report:
+        report("loading", 0, 4)
+        report("loading", 3, 4)
+        report("loading", 2, 4)  # what goes back, as a size may, is not shown
+        report("loading", 4, 4)
+        report("counting", 1, 1)
+    shown = [line.split(",")[0] for line in log.getvalue().splitlines()]
+    assert shown == [
+        "loading: 3 of 4 (70 %)",
+        "loading: 4 of 4 (100 %)",
+        "counting: 1 of 1 (100 %)",
+    ]
+    bars = Terminal()
+    with phases(bars) as report:
+        report("loading", 4, 4)
+        report("counting", 1, 2)
+    assert "loading: 100%|" in bars.getvalue()
+    assert "counting:  50%|" in bars.getvalue()

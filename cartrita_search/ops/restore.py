@@ -50,7 +50,6 @@ from .databases import (
 from .dumps import MIB, Contents, Manifest, Progress
 from .programs import Program, connection_string, find_program, run
 from .restore_checks import (
-    NO_IN_PLACE,
     check_later_objects,
     check_name,
     check_prepared,
@@ -182,7 +181,13 @@ def plan_restore(
     if manifest is not None:
         dumps.check_against(manifest, path, progress or _silent)
     target = target_database(using)
-    with maintenance_connection(target, using) as connection:
+    # In place, no other database need be open to this role.
+    place = (
+        direct_connection(APPLICATION, using=using, dbname=target)
+        if in_place
+        else maintenance_connection(target, using)
+    )
+    with place as connection:
         server = connection.info.server_version // 10_000
         properties = database_properties(connection, target)
         pg_restore = find_program("pg_restore", server, using=using)
@@ -192,11 +197,10 @@ def plan_restore(
         check_name(path, manifest, contents, target, of_database)
         check_roles(connection, manifest)
         if in_place:
-            if properties is None:
-                raise RestoreRefused(f"There is no database {target}.", NO_IN_PLACE)
             if kind == "plain":
                 raise RestoreRefused(
-                    f"{path} is plain SQL, which cannot be restored in place.", NO_IN_PLACE
+                    f"{path} is plain SQL, which cannot be restored in place.",
+                    "Nothing was touched. Restore without --in-place.",
                 )
         else:
             check_rights(connection, target, properties)
@@ -370,7 +374,9 @@ def _restore_beside(
                     step("restore", "verify", scratch)
                     rows = _verify(scratch, plan, progress)
                     step("restore", "settings", scratch)
-                    warnings = apply_properties(connection, scratch, properties or {})
+                    warnings = (
+                        apply_properties(connection, scratch, properties) if properties else []
+                    )
                     release()
                     kept = swap(connection, target, scratch, using, exists=present is not None)
             except BaseException:

@@ -18,8 +18,6 @@ from .databases import APPLICATION
 from .dumps import MIB, Contents, Manifest
 from .programs import Program, connection_string, find_program, run
 
-NO_IN_PLACE = "Nothing was touched. Restore without --in-place."
-
 
 def what_is_checked(
     kind: str, manifest: Manifest | None
