@@ -124,6 +124,19 @@ def stop_on_signals(stream: TextIO) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM ends the block by KeyboardInterrupt, as Ctrl-C does: what it began is undone.
+
+    For the main thread only.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "-"

@@ -224,6 +224,20 @@ def test_a_pg_dump_that_outlived_its_backup_is_ended_by_the_next(
     assert names(tmp_path) == ["a.dump", "a.dump.json", "bin"]
 
 
+def test_sigterm_leaves_nothing(site: Site, tmp_path: Path, manage: Manage) -> None:
+    done = manage(
+        "backup_database",
+        str(tmp_path / "a.dump"),
+        DJANGO_SETTINGS_MODULE="tests.crash_settings",
+        CRASH_AT="backup:read_back",
+        CRASH_SIGNAL="SIGTERM",
+        DATABASE_URL=site.url(),
+        POSTGRES_BIN=str(PROGRAMS),
+    )
+    assert done.returncode == 130, done.stderr
+    assert names(tmp_path) == []
+
+
 def test_ctrl_c_leaves_nothing(site: Site, tmp_path: Path, settings: LazySettings) -> None:
     script = f'touch "{tmp_path}/started"; exec sleep 600'
     with programs(tmp_path / "bin", "pg_dump", script) as folder:

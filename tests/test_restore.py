@@ -416,7 +416,14 @@ def test_of_a_backup_that_is_missing_those_beside_are_named(site: Site, backup: 
 
 
 def crash(manage: Manage, site: Site, at: str, *arguments: str) -> None:
-    done = manage(
+    done = crashed(manage, site, at, *arguments)
+    assert done.returncode == -9, (at, done.stderr)
+
+
+def crashed(
+    manage: Manage, site: Site, at: str, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    return manage(
         "restore_backup",
         *arguments,
         "--noinput",
@@ -424,8 +431,16 @@ def crash(manage: Manage, site: Site, at: str, *arguments: str) -> None:
         CRASH_AT=f"restore:{at}",
         DATABASE_URL=site.url(),
         POSTGRES_BIN=str(PROGRAMS),
+        **variables,
     )
-    assert done.returncode == -9, (at, done.stderr)
+
+
+def test_sigterm_undoes_what_was_begun(site: Site, backup: Path, manage: Manage) -> None:
+    identity = site.oid()
+    done = crashed(manage, site, "verify", str(backup), CRASH_SIGNAL="SIGTERM")
+    assert done.returncode == 130, done.stderr
+    assert "\nCommandError: Interrupted. The database is as it was" in done.stderr
+    assert (site.oid(), site.others()) == (identity, [])
 
 
 @pytest.mark.slow

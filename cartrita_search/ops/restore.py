@@ -69,6 +69,10 @@ STEPS = ("create", "load", "verify", "settings", "swap", "commit", "record")
 IN_PLACE_STEPS = ("load", "record")
 BACK_STEPS = ("swap", "commit", "record")
 
+#: Statistics for the planner, and the visibility map, without which a keyword search reads
+#: every candidate's row; vectors, which are aside in TOAST tables, have no use for that.
+_MAKE_READY = "VACUUM (ANALYZE, PROCESS_TOAST false)"
+
 
 @dataclass(frozen=True)
 class RestorePlan:
@@ -485,8 +489,7 @@ def _program_connection(plan: RestorePlan, database: str) -> Iterator[str]:
 def _verify(scratch: str, plan: RestorePlan, progress: Progress) -> dict[str, int]:
     """Statistics for the planner, and the rows of every table as the manifest has them."""
     with direct_connection(APPLICATION, using=plan.using, dbname=scratch) as connection:
-        # The visibility map too: without it a keyword search reads every candidate's row.
-        connection.execute("VACUUM (ANALYZE)")
+        connection.execute(_MAKE_READY)
         rows = count_rows(connection, progress)
         installed = {
             name for (name,) in connection.execute("SELECT extname FROM pg_extension").fetchall()
@@ -547,7 +550,7 @@ def _restore_in_place(
                 poll=lambda: progress("Restoring in place", 0, 1),
             )
         progress("Restoring in place", 1, 1)
-        connection.execute("VACUUM (ANALYZE)")
+        connection.execute(_MAKE_READY)
         renew_cache_identity(connection)
         rows = count_rows(connection)
     return None, rows, []

@@ -1,7 +1,6 @@
 """``manage.py backup_database``: a whole backup, made while the database is in use."""
 
 import json
-import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from cartrita_search.errors import SearchError
 from cartrita_search.ops.backup import backup_database, default_path
-from cartrita_search.terminal import phases
+from cartrita_search.terminal import phases, sigterm_interrupts
 
 
 class Command(BaseCommand):
@@ -51,10 +50,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Back up, and tell of it."""
-        # An orderly end, which clears up, also where an orchestrator ends this.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            with phases(sys.stderr) as report:
+            with sigterm_interrupts(), phases(sys.stderr) as report:
                 done = backup_database(
                     options["path"],
                     jobs=options["jobs"],

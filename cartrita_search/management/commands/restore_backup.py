@@ -1,7 +1,6 @@
 """``manage.py restore_backup``: the rollback, with the former database kept."""
 
 import json
-import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from cartrita_search.ops.restore import (
     plan_restore,
     restore_backup,
 )
-from cartrita_search.terminal import phases
+from cartrita_search.terminal import phases, sigterm_interrupts
 
 
 class Command(BaseCommand):
@@ -74,14 +73,14 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Check, ask, restore, and tell of it."""
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         using = options["database"]
         if options["back_to"] and (options["path"] or options["in_place"] or options["dry_run"]):
             raise CommandError("--back-to takes no backup, --in-place or --dry-run.", returncode=2)
         try:
             if options["back_to"]:
                 self._ask(f"Give the name to {options['back_to']}", options)
-                self._tell(go_back(options["back_to"], using=using), options)
+                with sigterm_interrupts():
+                    self._tell(go_back(options["back_to"], using=using), options)
                 return
             with phases(sys.stderr) as report:
                 plan = plan_restore(
@@ -96,11 +95,12 @@ class Command(BaseCommand):
             if options["dry_run"]:
                 return
             self._ask(f"Replace database {plan.database}", options)
-            with phases(sys.stderr) as report:
+            with sigterm_interrupts(), phases(sys.stderr) as report:
                 done = restore_backup(plan, drop_old=options["drop_old"], progress=report)
         except KeyboardInterrupt as error:
             raise CommandError(
-                "Interrupted. The database is as it was.", returncode=130
+                "Interrupted. The database is as it was, or wholly restored with the former one kept.",
+                returncode=130,
             ) from error
         except SearchError as error:
             raise CommandError(str(error), returncode=error.exit_code) from error
