@@ -636,7 +636,11 @@ def test_without_createdb_in_place_is_suggested_and_works(
 ) -> None:
     path = Path(backup_database(tmp_path / "a.dump").path)
     restorable, identity = site.contents(), site.oid()
-    site.run("DELETE FROM v1_notes WHERE id <= 250", "DELETE FROM search_documents")
+    site.run(
+        "DELETE FROM v1_notes WHERE id <= 250",
+        "DELETE FROM search_documents",
+        f'ALTER ROLE "{plain_role}" SET default_transaction_read_only TO on',
+    )
     with pytest.raises(PrivilegeMissing, match=r'ALTER ROLE "plain role" CREATEDB.*--in-place'):
         plan_restore(path)
     report = restore(path, in_place=True)
@@ -647,7 +651,7 @@ def test_without_createdb_in_place_is_suggested_and_works(
 
 
 def test_an_extension_that_the_role_may_not_create_is_told_before_loading(
-    site: Site, plain_role: str, tmp_path: Path
+    site: Site, plain_role: str, tmp_path: Path, settings: LazySettings
 ) -> None:
     path = Path(backup_database(tmp_path / "a.dump").path)
     before = site.contents()
@@ -656,6 +660,12 @@ def test_an_extension_that_the_role_may_not_create_is_told_before_loading(
         restore(path)
     assert site.contents() == before
     assert site.others() == []
+    # A superuser may, with the manifest and without.
+    settings.CARTRITA_SEARCH = settings.CARTRITA_SEARCH | {"DIRECT_DATABASE_URL": site.url()}
+    restore(path, drop_old=True)
+    manifest_path(path).unlink()
+    restore(path, drop_old=True)
+    assert site.contents() == before
 
 
 @pytest.mark.slow
@@ -701,7 +711,7 @@ def test_in_place_refuses_to_leave_later_objects_behind(site: Site, backup: Path
 def test_in_place_gives_the_cache_another_identity(site: Site, tmp_path: Path) -> None:
     site.run(
         "CREATE TABLE identities (n integer)",
-        "CREATE FUNCTION renew_cache_identity() RETURNS void LANGUAGE sql"
+        "CREATE FUNCTION renew_cache_identity(reason text DEFAULT '') RETURNS void LANGUAGE sql"
         " AS 'INSERT INTO public.identities VALUES (1)'",
     )
     path = Path(backup_database(tmp_path / "a.dump").path)

@@ -52,7 +52,22 @@ def target_database(using: str) -> str:
 def maintenance_connection(target: str, using: str) -> Iterator[psycopg.Connection]:
     """A connection to a database that is not the one restored: that one may not be there."""
     other = "postgres" if target != "postgres" else "template1"
-    with direct_connection(APPLICATION, using=using, dbname=other) as connection:
+    with patient_connection(using, other) as connection:
+        yield connection
+
+
+@contextmanager
+def patient_connection(using: str, dbname: str) -> Iterator[psycopg.Connection]:
+    """A `direct_connection` without a role's or database's limits, which are for applications."""
+    with direct_connection(APPLICATION, using=using, dbname=dbname) as connection:
+        connection.execute(
+            """
+            SELECT set_config(name, CASE vartype WHEN 'bool' THEN 'off' ELSE '0' END, false)
+            FROM pg_settings
+            WHERE name IN ('statement_timeout', 'transaction_timeout', 'lock_timeout',
+                           'default_transaction_read_only')
+            """
+        )
         yield connection
 
 

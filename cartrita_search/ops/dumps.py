@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,17 @@ class Contents:
     server_version: str
     #: One line an object: type, schema, name and owner.
     entries: list[str]
-    #: "schema.table" of each table that has data in it.
+    #: "schema table owner" of each table that has data in it; any may hold a space.
     tables: set[str]
     extensions: set[str]
+
+    def beyond(self, tables: Iterable[str]) -> list[str]:
+        """Its tables that are none of these, which are named as "schema.table"."""
+        # Where a name ends cannot be told, so all is compared in one form.
+        known = tuple(f"{table}.".replace(" ", ".") for table in tables)
+        return sorted(
+            table for table in self.tables if not table.replace(" ", ".").startswith(known)
+        )
 
 
 def manifest_path(path: Path) -> Path:
@@ -243,8 +251,8 @@ def check_plain(path: Path) -> Contents:
                 )
             if found := re.match(rb"-- Dumped from database version ([\d.]+)", line):
                 version = found[1].decode()
-            elif found := re.match(rb"CREATE (?:UNLOGGED )?TABLE ([^\s(]+)", line):
-                tables.add(found[1].decode().replace('"', ""))
+            elif found := re.match(rb"CREATE (?:UNLOGGED )?TABLE (.+) \($", line):
+                tables.add(found[1].decode().replace('"', "").replace(".", " ") + " ")
             elif found := re.match(rb'CREATE EXTENSION IF NOT EXISTS "?([\w-]+)', line):
                 extensions.add(found[1].decode())
     return Contents("", version, [], tables, extensions)
@@ -255,13 +263,16 @@ def contents(path: Path, pg_restore: Program, failed: Callable[[str], SearchErro
     listed = _listing(path, pg_restore, failed)
     head = dict(re.findall(r"^; +([\w ]+): (.*)$", listed, re.MULTILINE))
     entries = re.findall(r"^\d+; \d+ \d+ (.*)$", listed, re.MULTILINE)
-    tables = [re.match(r"TABLE DATA (\S+) (.+) \S+$", entry) for entry in entries]
     extensions = [re.match(r"EXTENSION - (\S+)", entry) for entry in entries]
     return Contents(
         head.get("dbname", ""),
         head.get("Dumped from database version", ""),
         entries,
-        {f"{found[1]}.{found[2]}" for found in tables if found},
+        {
+            entry.removeprefix("TABLE DATA ")
+            for entry in entries
+            if entry.startswith("TABLE DATA ")
+        },
         {found[1] for found in extensions if found},
     )
 
@@ -270,7 +281,7 @@ def _listing(path: Path, pg_restore: Program, failed: Callable[[str], SearchErro
     with tempfile.TemporaryFile() as output:
         run(pg_restore, ["--list", str(path)], failed, output=output)
         output.seek(0)
-        return output.read().decode()
+        return output.read().decode(errors="replace")
 
 
 def list_without_extensions(

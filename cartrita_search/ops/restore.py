@@ -26,8 +26,8 @@ from ..db import (
     MIGRATION_LOCK,
     RESTORE_LOCK,
     advisory_lock,
-    direct_connection,
     direct_parameters,
+    one_row,
 )
 from ..errors import InvalidArgument, PrivilegeMissing, RestoreFailed, RestoreRefused
 from . import dumps
@@ -42,6 +42,7 @@ from .databases import (
     drop_statement,
     kept_databases,
     maintenance_connection,
+    patient_connection,
     scratch_databases,
     scratch_name,
     swap,
@@ -187,9 +188,7 @@ def plan_restore(
     target = target_database(using)
     # In place, no other database need be open to this role.
     place = (
-        direct_connection(APPLICATION, using=using, dbname=target)
-        if in_place
-        else maintenance_connection(target, using)
+        patient_connection(using, target) if in_place else maintenance_connection(target, using)
     )
     with place as connection:
         server = connection.info.server_version // 10_000
@@ -213,7 +212,7 @@ def plan_restore(
         kept = kept_databases(connection, target)
         size = database_size(connection, target) if properties else None
     if properties:
-        with direct_connection(APPLICATION, using=using, dbname=target) as connection:
+        with patient_connection(using, target) as connection:
             check_tables(connection, path, manifest, contents)
             if in_place:
                 check_later_objects(connection, path, contents, pg_restore, using)
@@ -347,7 +346,7 @@ def _nobody_at_work(target: str, using: str, *, exists: bool) -> Iterator[Callab
     """Keep migrations and backups out of ``target``, until the function yielded is called."""
     with ExitStack() as stack:
         if exists:
-            own = stack.enter_context(direct_connection(APPLICATION, using=using, dbname=target))
+            own = stack.enter_context(patient_connection(using, target))
             for key in (MIGRATION_LOCK, BACKUP_LOCK):
                 stack.enter_context(advisory_lock(own, key))
         yield stack.close
@@ -426,7 +425,7 @@ def _create(
         connection.execute(statement.format(sql.Identifier(scratch)))
     else:
         connection.execute(creation(scratch, properties))
-    with direct_connection(APPLICATION, using=plan.using, dbname=scratch) as own:
+    with patient_connection(plan.using, scratch) as own:
         for extension in sorted(plan.contents.extensions):
             _try_extension(own, extension, plan)
 
@@ -488,7 +487,7 @@ def _program_connection(plan: RestorePlan, database: str) -> Iterator[str]:
 
 def _verify(scratch: str, plan: RestorePlan, progress: Progress) -> dict[str, int]:
     """Statistics for the planner, and the rows of every table as the manifest has them."""
-    with direct_connection(APPLICATION, using=plan.using, dbname=scratch) as connection:
+    with patient_connection(plan.using, scratch) as connection:
         connection.execute(_MAKE_READY)
         rows = count_rows(connection, progress)
         installed = {
@@ -504,8 +503,8 @@ def _verify(scratch: str, plan: RestorePlan, progress: Progress) -> dict[str, in
     ]
     if wrong:
         raise _failure(plan)("; ".join(wrong[:5]))
-    if absent := plan.contents.tables - set(rows):
-        raise _failure(plan)(f"tables are missing: {', '.join(sorted(absent)[:5])}")
+    if absent := plan.contents.beyond(rows):
+        raise _failure(plan)(f"tables are missing: {', '.join(absent[:5])}")
     return rows
 
 
@@ -521,7 +520,7 @@ def _restore_in_place(
 ) -> tuple[None, dict[str, int], list[str]]:
     connections.close_all()  # a transaction of ours would be in the way
     with (
-        direct_connection(APPLICATION, using=plan.using, dbname=plan.database) as connection,
+        patient_connection(plan.using, plan.database) as connection,
         advisory_lock(connection, MIGRATION_LOCK),
         advisory_lock(connection, BACKUP_LOCK),
         tempfile.TemporaryDirectory(prefix="cartrita-") as folder,
@@ -557,10 +556,10 @@ def _restore_in_place(
 
 
 def renew_cache_identity(connection: psycopg.Connection) -> None:
-    """Have no cached result of before be served: the generation numbers are old ones again.
+    """Have no cached result of before be found again.
 
     A restore beside needs none of this: the database's OID is another.
     """
-    row = connection.execute("SELECT to_regprocedure('renew_cache_identity()')").fetchone()
-    if row is not None and row[0] is not None:
-        connection.execute("SELECT renew_cache_identity()")
+    (function,) = one_row(connection, "SELECT to_regproc('public.renew_cache_identity')")
+    if function is not None:
+        connection.execute("SELECT public.renew_cache_identity()")

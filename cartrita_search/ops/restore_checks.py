@@ -164,7 +164,7 @@ def check_tables(
     if manifest is not None:
         return
     present = set(_tables(connection))
-    if present and not present & contents.tables:
+    if present and len(contents.beyond(present)) == len(contents.tables):
         raise RestoreRefused(
             f"The backup {path} holds none of the tables of database"
             f" {connection.info.dbname}: it is of another one.",

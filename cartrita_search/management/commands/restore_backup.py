@@ -99,7 +99,7 @@ class Command(BaseCommand):
                 done = restore_backup(plan, drop_old=options["drop_old"], progress=report)
         except KeyboardInterrupt as error:
             raise CommandError(
-                "Interrupted. The database is as it was, or wholly restored with the former one kept.",
+                "Interrupted. The database is as it was, or wholly restored and the former kept.",
                 returncode=130,
             ) from error
         except SearchError as error:
