@@ -298,7 +298,10 @@ def go_back(name: str, *, using: str = DEFAULT_DB_ALIAS) -> RestoreReport:
         properties = database_properties(connection, target)
         check_rights(connection, target, properties)
         check_prepared(connection, target)
-        with _nobody_at_work(target, using, exists=properties is not None) as release:
+        with (
+            _failing(name, target),
+            _nobody_at_work(target, using, exists=properties is not None) as release,
+        ):
             release()
             kept = swap(connection, target, name, using, exists=properties is not None)
     step("restore", "record", name)
@@ -361,7 +364,10 @@ def _restore_beside(
         advisory_lock(connection, RESTORE_LOCK),
     ):
         present = database_properties(connection, target)
-        with _nobody_at_work(target, using, exists=present is not None) as release:
+        with (
+            _failing(plan.path, target),
+            _nobody_at_work(target, using, exists=present is not None) as release,
+        ):
             step("restore", "create", target)
             for leftover in scratch_databases(connection, target):
                 drop_database(connection, leftover)
@@ -370,18 +376,15 @@ def _restore_beside(
             # there is no database.
             properties = present or (plan.manifest.properties if plan.manifest else None)
             try:
-                with _failing(plan):
-                    _create(connection, scratch, properties, plan)
-                    step("restore", "load", scratch)
-                    _load(connection, scratch, plan, progress)
-                    step("restore", "verify", scratch)
-                    rows = _verify(scratch, plan, progress)
-                    step("restore", "settings", scratch)
-                    warnings = (
-                        apply_properties(connection, scratch, properties) if properties else []
-                    )
-                    release()
-                    kept = swap(connection, target, scratch, using, exists=present is not None)
+                _create(connection, scratch, properties, plan)
+                step("restore", "load", scratch)
+                _load(connection, scratch, plan, progress)
+                step("restore", "verify", scratch)
+                rows = _verify(scratch, plan, progress)
+                step("restore", "settings", scratch)
+                warnings = apply_properties(connection, scratch, properties) if properties else []
+                release()
+                kept = swap(connection, target, scratch, using, exists=present is not None)
             except BaseException:
                 with suppress(psycopg.Error):  # the connection may be lost; the next run does it
                     drop_database(connection, scratch)
@@ -396,19 +399,19 @@ def _restore_beside(
 
 
 @contextmanager
-def _failing(plan: RestorePlan) -> Iterator[None]:
+def _failing(path: str, database: str) -> Iterator[None]:
     """What the server refuses meanwhile, as `RestoreFailed`."""
     try:
         yield
     except psycopg.Error as error:
-        raise _failure(plan)(" ".join(str(error).split())) from error
+        raise _failure(path, database)(" ".join(str(error).split())) from error
 
 
-def _failure(plan: RestorePlan) -> Callable[[str], RestoreFailed]:
+def _failure(path: str, database: str) -> Callable[[str], RestoreFailed]:
     def failed(said: str) -> RestoreFailed:
         return RestoreFailed(
-            f"The restore of {plan.path} failed: {said}.",
-            f"Database {plan.database} is as it was, and nothing is left over.",
+            f"The restore of {path} failed: {said}.",
+            f"Database {database} is as it was, and nothing is left over.",
         )
 
     return failed
@@ -468,7 +471,7 @@ def _load(
         run(
             plan.program,
             ["--no-password", f"--dbname={target}", *arguments],
-            _failure(plan),
+            _failure(plan.path, plan.database),
             poll=poll,
         )
     progress("Restoring (MiB)", total, total)
@@ -494,7 +497,9 @@ def _verify(scratch: str, plan: RestorePlan, progress: Progress) -> dict[str, in
             name for (name,) in connection.execute("SELECT extname FROM pg_extension").fetchall()
         }
     if missing := plan.contents.extensions - installed:
-        raise _failure(plan)(f"extensions are missing: {', '.join(sorted(missing))}")
+        raise _failure(plan.path, plan.database)(
+            f"extensions are missing: {', '.join(sorted(missing))}"
+        )
     expected = plan.manifest.tables if plan.manifest else {}
     wrong = [
         f"{table} has {rows.get(table, 0)} rows instead of {count}"
@@ -502,9 +507,9 @@ def _verify(scratch: str, plan: RestorePlan, progress: Progress) -> dict[str, in
         if rows.get(table) != count
     ]
     if wrong:
-        raise _failure(plan)("; ".join(wrong[:5]))
+        raise _failure(plan.path, plan.database)("; ".join(wrong[:5]))
     if absent := plan.contents.beyond(rows):
-        raise _failure(plan)(f"tables are missing: {', '.join(absent[:5])}")
+        raise _failure(plan.path, plan.database)(f"tables are missing: {', '.join(absent[:5])}")
     return rows
 
 
@@ -520,6 +525,7 @@ def _restore_in_place(
 ) -> tuple[None, dict[str, int], list[str]]:
     connections.close_all()  # a transaction of ours would be in the way
     with (
+        _failing(plan.path, plan.database),
         patient_connection(plan.using, plan.database) as connection,
         advisory_lock(connection, MIGRATION_LOCK),
         advisory_lock(connection, BACKUP_LOCK),
@@ -545,14 +551,17 @@ def _restore_in_place(
                     f"--dbname={target}",
                     plan.path,
                 ],
-                _failure(plan),
+                _failure(plan.path, plan.database),
                 poll=lambda: progress("Restoring in place", 0, 1),
             )
         progress("Restoring in place", 1, 1)
-        connection.execute(_MAKE_READY)
-        renew_cache_identity(connection)
-        rows = count_rows(connection)
-    return None, rows, []
+        try:
+            renew_cache_identity(connection)
+            connection.execute(_MAKE_READY)
+            rows, warnings = count_rows(connection), []
+        except psycopg.Error as error:  # the restore is committed by now
+            rows, warnings = {}, [f"{_MAKE_READY}: {' '.join(str(error).split())}"]
+    return None, rows, warnings
 
 
 def renew_cache_identity(connection: psycopg.Connection) -> None:
