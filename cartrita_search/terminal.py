@@ -6,10 +6,10 @@ import signal
 import threading
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from time import monotonic
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 #: What a table takes of the terminal, in columns.
 WIDTH = 100
@@ -79,24 +79,51 @@ def progress(total: int, label: str, stream: TextIO) -> Iterator[Callable[[int],
 
 
 @contextmanager
-def phases(stream: TextIO) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield ``report(label, done, total)``: work of several parts, a `progress` for each."""
-    with ExitStack() as stack:
-        now: tuple[str, int] | None = None
-        advance: Callable[[int], object] = int
-        shown = 0
+def phases(stream: TextIO) -> Iterator[Callable[[str, int, int | None, str], object]]:
+    """Yield ``show(name, done, total, unit)``, for work whose parts are told as they come.
 
-        def report(label: str, done: int, total: int) -> None:
-            nonlocal now, advance, shown
-            if now != (label, total):
-                stack.close()
-                now, shown = (label, total), 0
-                advance = stack.enter_context(progress(total, label, stream))
-            if done > shown:
-                advance(done - shown)
-                shown = done
+    On a terminal a bar for each part, with rate and remaining time; elsewhere a line as
+    each begins, and one for each tenth done. Where the total is None, as the part has
+    none, that is said.
+    """
+    from tqdm import tqdm
 
-        yield report
+    bar: Any = None
+    shown: tuple[str, int | None] | None = None
+    tenths = 0
+    started = monotonic()
+
+    def show(name: str, done: int, total: int | None, unit: str) -> None:
+        nonlocal bar, shown, tenths, started
+        if (name, total) != shown:
+            shown, tenths, started = (name, total), 0, monotonic()
+            name = name if total else f"{name} (no total)"
+            if stream.isatty():
+                if bar is not None:
+                    bar.close()
+                bar = tqdm(
+                    total=total,
+                    desc=name,
+                    unit=f" {unit}" if unit else "",
+                    file=stream,
+                    ncols=100,
+                    nrows=24,
+                )
+            else:
+                stream.write(f"{name}: {total} {unit}\n" if total else f"{name}\n")
+        if bar is not None:
+            bar.update(done - bar.n)
+        elif total and done * 10 // total > tenths:
+            tenths = done * 10 // total
+            left = tqdm.format_interval((total - done) * (monotonic() - started) / done)
+            stream.write(f"{name}: {done} of {total} {unit} ({tenths * 10} %), {left} left\n")
+        stream.flush()
+
+    try:
+        yield show
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 @contextmanager

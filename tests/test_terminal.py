@@ -125,23 +125,29 @@ def test_the_first_signal_asks_to_stop_and_the_second_stops(number: signal.Signa
     assert said.getvalue() == "Stopping after the work in hand; once more stops at once.\n"
 
 
-def test_work_of_several_parts_has_a_progress_for_each() -> None:
+def test_phases_are_lines_in_a_log() -> None:
     log = io.StringIO()
-    with phases(log) as report:
-        report("loading", 0, 4)
-        report("loading", 3, 4)
-        report("loading", 2, 4)  # what goes back, as a size may, is not shown
-        report("loading", 4, 4)
-        report("counting", 1, 1)
-    shown = [line.split(",")[0] for line in log.getvalue().splitlines()]
-    assert shown == [
-        "loading: 3 of 4 (70 %)",
-        "loading: 4 of 4 (100 %)",
-        "counting: 1 of 1 (100 %)",
+    with phases(log) as show:
+        show("waiting", 0, None, "transactions")
+        show("waiting", 0, None, "transactions")
+        show("loading", 0, 100, "blocks")
+        show("loading", 25, 100, "blocks")
+        show("loading", 26, 100, "blocks")
+        show("loading", 100, 100, "blocks")
+    assert log.getvalue().splitlines() == [
+        "waiting (no total)",
+        "loading: 100 blocks",
+        "loading: 25 of 100 blocks (20 %), 00:00 left",
+        "loading: 100 of 100 blocks (100 %), 00:00 left",
     ]
-    bars = Terminal()
-    with phases(bars) as report:
-        report("loading", 4, 4)
-        report("counting", 1, 2)
-    assert "loading: 100%|" in bars.getvalue()
-    assert "counting:  50%|" in bars.getvalue()
+
+
+def test_phases_are_bars_on_a_terminal() -> None:
+    screen = Terminal()
+    with phases(screen) as show:
+        show("waiting for pid 7", 3, None, "transactions")
+        show("loading", 50, 100, "blocks")
+    shown = screen.getvalue()
+    assert "waiting for pid 7 (no total): 3 transactions" in shown
+    assert "loading:  50%" in shown
+    assert "50/100" in shown

@@ -82,7 +82,7 @@ def backup_database(
     `BackupFailed`; after any of them there is nothing new at ``path``.
     """
     path = (path or default_path()).absolute()
-    report = progress or (lambda what, done, total: None)
+    report = progress or (lambda what, done, total, unit: None)
     if jobs < 1:
         raise InvalidArgument("A backup takes at least one job.", "Nothing was changed.")
     _check_place(path)
@@ -328,7 +328,7 @@ def count_rows(connection: psycopg.Connection, counted: Progress | None = None) 
                 f' "{connection.info.user}";',
             ) from error
         if counted is not None:
-            counted("Counting rows (tables)", number, len(tables))
+            counted("Counting rows", number, len(tables), "tables")
     return counts
 
 
@@ -353,7 +353,7 @@ def _row_count(
         # A table that was being copied and is no more is done.
         copied.update({name: tables.get(name, 0) for name in copied if name not in now})
         copied.update(now)
-        progress("Dumping (rows)", min(total, sum(copied.values())), total)
+        progress("Dumping", min(total, sum(copied.values())), total, "rows")
 
     return poll
 
@@ -387,7 +387,7 @@ def _verified(
     def advance(n: int) -> None:
         nonlocal done
         done += n
-        progress("Reading back (MiB)", done // MIB, total)
+        progress("Reading back", done // MIB, total, "MiB")
 
     dumps.read_back(partial, pg_restore, _failure(path))
     return Manifest(**described, files=dumps.digest(files, advance))

@@ -19,8 +19,9 @@ from typing import Any
 from ..errors import RestoreRefused, SearchError
 from .programs import Program, run
 
-#: Called with what is being done, how much of it is done, and how much there is.
-Progress = Callable[[str, int, int], object]
+#: Called with what is being done, how much of it is done, how much there is (None: not
+#: known), and in which unit: `terminal.phases` shows it.
+Progress = Callable[[str, int, int | None, str], object]
 
 #: The version of the manifest's own form.
 MANIFEST_FORMAT = 1
@@ -206,7 +207,7 @@ def check_against(manifest: Manifest, path: Path, progress: Progress) -> None:
     def advance(n: int) -> None:
         nonlocal done
         done += n
-        progress("Checking the backup (MiB)", done // MIB, manifest.bytes // MIB)
+        progress("Checking the backup", done // MIB, manifest.bytes // MIB, "MiB")
 
     found = digest({name: files[name] for name in manifest.files}, advance)
     for name, file in manifest.files.items():

@@ -326,7 +326,7 @@ def _mib(size: int) -> str:
     return f"{size / MIB:.1f} MiB"
 
 
-def _silent(what: str, done: int, total: int) -> None:
+def _silent(what: str, done: int, total: int | None, unit: str) -> None:
     """No progress wanted."""
 
 
@@ -461,7 +461,7 @@ def _load(
     total = max(1, expected // MIB)
 
     def poll() -> None:
-        progress("Restoring (MiB)", min(total, database_size(connection, scratch) // MIB), total)
+        progress("Restoring", min(total, database_size(connection, scratch) // MIB), total, "MiB")
 
     with _program_connection(plan, scratch) as target:
         if plan.format == "plain":
@@ -474,7 +474,7 @@ def _load(
             _failure(plan.path, plan.database),
             poll=poll,
         )
-    progress("Restoring (MiB)", total, total)
+    progress("Restoring", total, total, "MiB")
 
 
 @contextmanager
@@ -552,9 +552,8 @@ def _restore_in_place(
                     plan.path,
                 ],
                 _failure(plan.path, plan.database),
-                poll=lambda: progress("Restoring in place", 0, 1),
+                poll=lambda: progress("Restoring in place", 0, None, ""),
             )
-        progress("Restoring in place", 1, 1)
         try:
             renew_cache_identity(connection)
             connection.execute(_MAKE_READY)
