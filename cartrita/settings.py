@@ -62,6 +62,7 @@ env = Environment(
     POSTGRES_SSL=(bool, False),
     MIGRATE_DATABASE_URL=(str, ""),
     FORCE_MIGRATION=(bool, False),
+    POSTGRES_BIN=(str, ""),
     CONN_MAX_AGE=(int, 60),
     PREPARE_STATEMENTS=(bool, False),
     CARTRITA_EMBEDDED_DIR=(str, str(BASE_DIR / ".embedded")),
@@ -388,4 +389,5 @@ CARTRITA_SEARCH: dict[str, Any] = {
     "DIRECT_DATABASE_URL": env("MIGRATE_DATABASE_URL"),
     "FORCE_MIGRATION": env("FORCE_MIGRATION"),
     "V1_TABLES": env("V1_TABLES"),
+    "POSTGRES_BIN": env("POSTGRES_BIN"),
 }

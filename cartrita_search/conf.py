@@ -52,6 +52,8 @@ class SearchSettings:
     force_migration: bool = False
     #: What other tables of a v1 database hold, for import_v1: a dict for each, as --map.
     v1_tables: list[dict[str, str]] = field(default_factory=list)
+    #: Folder of PostgreSQL's client programs (pg_dump, pg_restore, psql); "": looked for.
+    postgres_bin: str = ""
 
 
 _POSTGRES_SCHEMES = ("postgres://", "postgresql://")
@@ -110,6 +112,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "force_migration": ("True or False", lambda v: isinstance(v, bool)),
     "v1_tables": ('a list of dicts like {"table": "notes", "content": "body"}', _is_maps),
+    "postgres_bin": ("the path of a folder", lambda v: isinstance(v, str)),
 }
 
 

@@ -188,6 +188,24 @@ class MigrationDrift(SearchError):
     code = "SE041"
 
 
+class BackupFailed(SearchError):
+    """A backup could not be made; the database and every earlier backup are as they were."""
+
+    code = "SE050"
+
+
+class RestoreRefused(SearchError):
+    """This backup cannot be restored here; nothing was touched."""
+
+    code = "SE051"
+
+
+class RestoreFailed(SearchError):
+    """A restore ended half-way; the database is as it was, and nothing is left over."""
+
+    code = "SE052"
+
+
 class EmbeddedServerError(SearchError):
     """The embedded PostgreSQL or Redis cannot be started or reached."""
 

@@ -156,6 +156,19 @@ def one_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM ends the block by KeyboardInterrupt, as Ctrl-C does: what it began is undone.
+
+    For the main thread only.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "-"

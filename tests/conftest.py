@@ -7,13 +7,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import psycopg
 import pytest
 from django.conf import settings
+from django.core.management import call_command
 from django.db import connection, connections
 from django.test.utils import setup_databases
 from psycopg import sql
@@ -22,6 +23,7 @@ from pytest_django import DjangoDbBlocker
 from cartrita.embedded.postgres import EmbeddedPostgres
 from cartrita.embedded.redis import EmbeddedRedis
 from tests.redis_servers import start_redis, use_redis  # noqa: F401 - fixtures
+from tests.site import ROWS, Site
 
 #: What tests write to; search_settings keeps its one row, with the defaults.
 TABLES = (
@@ -186,3 +188,44 @@ def manage(manage_environment: dict[str, str]) -> Manage:
         )
 
     return _manage
+
+
+@pytest.fixture(scope="session")
+def site_template(database: dict[str, Any], django_db_blocker: DjangoDbBlocker) -> str:
+    """The name of a database with all migrations and `site.ROWS`, to copy."""
+    name = "site_template"
+    with django_db_blocker.unblock(), _default_database(name):
+        call_command("migrate", verbosity=0)
+        with connection.cursor() as cursor:
+            cursor.execute(ROWS)
+    return name
+
+
+@pytest.fixture
+def site(
+    database: dict[str, Any], site_template: str, django_db_blocker: DjangoDbBlocker
+) -> Iterator[Site]:
+    """A database of the test's own, which Django's default connection means meanwhile."""
+    made = Site(database)
+    made.drop_all()
+    with made.connect("postgres") as server:
+        server.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                sql.Identifier(made.name), sql.Identifier(site_template)
+            )
+        )
+    with django_db_blocker.unblock(), _default_database(made.name):
+        yield made
+    made.drop_all()
+
+
+@contextmanager
+def _default_database(name: str) -> Iterator[None]:
+    connections.close_all()
+    before = connection.settings_dict["NAME"]
+    connection.settings_dict["NAME"] = name
+    try:
+        yield
+    finally:
+        connections.close_all()
+        connection.settings_dict["NAME"] = before

@@ -75,6 +75,7 @@ def test_no_settings_at_all_mean_the_defaults(settings: LazySettings) -> None:
         ({"RERANK_DEPTH": 10_001}, '"RERANK_DEPTH"'),
         ({"RERANK_DEPTH": True}, '"RERANK_DEPTH"'),
         ({"RERANK_DEPTH": 5.0}, '"RERANK_DEPTH"'),
+        ({"POSTGRES_BIN": None}, '"POSTGRES_BIN"'),
         ({"RECORD_SEARCHES": "no"}, '"RECORD_SEARCHES"'),
         ({"STORE_QUERY_TEXT": 1}, '"STORE_QUERY_TEXT"'),
         ({"METRICS_BUFFER_ROWS": 0}, '"METRICS_BUFFER_ROWS"'),

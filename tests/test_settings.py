@@ -274,6 +274,7 @@ def test_search_settings_come_from_the_environment(load: Load) -> None:
         MIGRATE_DATABASE_URL="postgres://db/name",
         FORCE_MIGRATION="true",
         V1_TABLES='[{"table": "notes", "content": "body"}]',
+        POSTGRES_BIN="/opt/pg/bin",
     )
     assert loaded["CARTRITA_SEARCH"] == {
         "EMBEDDER": "house.Embedder",
@@ -291,6 +292,7 @@ def test_search_settings_come_from_the_environment(load: Load) -> None:
         "DIRECT_DATABASE_URL": "postgres://db/name",
         "FORCE_MIGRATION": True,
         "V1_TABLES": [{"table": "notes", "content": "body"}],
+        "POSTGRES_BIN": "/opt/pg/bin",
     }
 
 
@@ -328,10 +330,12 @@ def test_nothing_else_reads_the_environment() -> None:
         if re.search(r"\b(environ|getenv)\b", path.read_text())
     }
     # The two servers' entry points only name the settings module, as Django has them do;
-    # the ONNX models set a variable that onnxruntime reads.
+    # the ONNX models set a variable that onnxruntime reads; PostgreSQL's programs are given
+    # this process's own, without a password.
     assert readers == {
         "cartrita/settings.py",
         "cartrita/wsgi.py",
         "cartrita/asgi.py",
         "cartrita_search/onnx_model.py",
+        "cartrita_search/ops/programs.py",
     }

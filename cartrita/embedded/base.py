@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql import base, client
 from psycopg import OperationalError
 
@@ -12,7 +13,14 @@ from .postgres import EmbeddedPostgres, client_program
 
 
 class DatabaseClient(client.DatabaseClient):
-    """``manage.py dbshell``, with the wheel's psql."""
+    """``manage.py dbshell``, with the wheel's psql.
+
+    Its ``executable_name`` has a folder, where a backup finds the wheel's pg_dump too.
+    """
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        super().__init__(connection)
+        self.executable_name = client_program("psql")
 
     def runshell(self, parameters: Iterable[str]) -> None:
         """Start the server if need be, then psql."""

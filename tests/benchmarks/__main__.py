@@ -58,6 +58,7 @@ def main() -> int:
         quality,
         rebuild,
         recording,
+        restore,
         sweep,
     )
     from .peers import benchmark as peers
@@ -74,6 +75,7 @@ def main() -> int:
         "locks": locks.run,
         "doctor": doctor.run,
         "peers": peers.run,
+        "restore": restore.run,
     }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*benchmarks, []], metavar="NAME")
