@@ -256,9 +256,12 @@ def unmet_requirement(
     ]
     if not forwards:
         return None
+    # What is recorded is made already: it is only to be recorded by Django again (--fake).
+    recorded = _rows(connection, ours=False)
     made = [
         operation.makes
         for migration in forwards
+        if migration.name not in recorded
         for operation in migration.operations
         if isinstance(operation, RunSQLFile) and operation.makes
     ]
