@@ -220,6 +220,9 @@ DATABASES = {"default": database()}
 
 # --- Redis ------------------------------------------------------------------
 
+# django-redis behind a breaker: a Redis that is gone costs one short timeout now and then.
+GUARDED_REDIS = "cartrita_search.cache.GuardedRedisCache"
+
 
 def cache() -> dict[str, Any]:
     """The default cache: by REDIS_URL, by REDIS_*, or else what goes with the database.
@@ -227,12 +230,7 @@ def cache() -> dict[str, Any]:
     That is the embedded Redis beside the embedded PostgreSQL, and otherwise
     this process's memory.
     """
-    options: dict[str, Any] = {
-        # A Redis that is gone costs a request this much time, and nothing else.
-        "IGNORE_EXCEPTIONS": True,
-        "SOCKET_CONNECT_TIMEOUT": 0.5,
-        "SOCKET_TIMEOUT": 0.5,
-    }
+    options: dict[str, Any] = {}
     if env("REDIS_URL"):
         location = env("REDIS_URL")
     elif any(env.secret(part) for part in ("REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD")):
@@ -244,7 +242,7 @@ def cache() -> dict[str, Any]:
     else:
         return {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
     return {
-        "BACKEND": "django_redis.cache.RedisCache",
+        "BACKEND": GUARDED_REDIS,
         "LOCATION": location,
         "KEY_PREFIX": "cartrita",
         "OPTIONS": options,
@@ -252,13 +250,12 @@ def cache() -> dict[str, Any]:
 
 
 CACHES = {"default": cache()}
-DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS = True
 
 # Sessions survive a lost Redis: each is written to the database as well. A
 # cache in the memory of one process would hold sessions other processes cannot see.
 SESSION_ENGINE = (
     "django.contrib.sessions.backends.cached_db"
-    if CACHES["default"]["BACKEND"] == "django_redis.cache.RedisCache"
+    if CACHES["default"]["BACKEND"] == GUARDED_REDIS
     else "django.contrib.sessions.backends.db"
 )
 
