@@ -522,6 +522,23 @@ class CacheInvalidation(models.Model):
         return f"{self.cache_key or self.cache_namespace}: {self.invalidation_reason}"
 
 
+class SearchGeneration(models.Model):
+    """One stamp of what cached results were made from: see ``sql/cache/``."""
+
+    namespace = models.TextField()
+    slot = models.SmallIntegerField()
+    revision = models.BigAutoField(primary_key=True)
+    stamp = models.UUIDField(default=uuid.uuid4)
+
+    class Meta:
+        managed = False
+        db_table = "search_generations"
+        ordering = ("-revision",)
+
+    def __str__(self) -> str:
+        return f"{self.namespace} {self.slot}: {self.revision}"
+
+
 class RedisSession(models.Model):
     """The registry row of one session or other entry that lives in Redis."""
 

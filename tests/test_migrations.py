@@ -58,7 +58,6 @@ EMPTY_STEPS = (
     "0012_migration_guard",
     "0013_v1_import",
     "0014_metrics_by_month",
-    "0015_result_cache",
     "0016_session_registry",
 )
 OUR_MODELS = list(apps.get_app_config("cartrita_search").get_models())
