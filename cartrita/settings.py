@@ -73,6 +73,8 @@ env = Environment(
     RERANK_DEPTH=(int, 50),
     RECORD_SEARCHES=(bool, True),
     STORE_QUERY_TEXT=(bool, False),
+    CACHE_SECONDS=(int, 300),
+    CACHE_MAX_BYTES=(int, 1_000_000),
     METRICS_BUFFER_ROWS=(int, 10_000),
     METRICS_FLUSH_SECONDS=(float, 5.0),
     GRANT_ROLE=(str, ""),
@@ -250,6 +252,14 @@ def cache() -> dict[str, Any]:
 
 
 CACHES = {"default": cache()}
+if CACHES["default"]["BACKEND"] == GUARDED_REDIS:
+    # Search results. Nothing that is read from there is ever unpickled; and in the memory
+    # of each process they would take more room than they save time.
+    serializer = {"SERIALIZER": "django_redis.serializers.msgpack.MSGPackSerializer"}
+    CACHES["search"] = CACHES["default"] | {
+        "KEY_PREFIX": "cartrita-search",
+        "OPTIONS": CACHES["default"]["OPTIONS"] | serializer,
+    }
 
 # Sessions survive a lost Redis: each is written to the database as well. A
 # cache in the memory of one process would hold sessions other processes cannot see.
@@ -279,6 +289,8 @@ CARTRITA_SEARCH: dict[str, Any] = {
     "RERANK_DEPTH": env("RERANK_DEPTH"),
     "RECORD_SEARCHES": env("RECORD_SEARCHES"),
     "STORE_QUERY_TEXT": env("STORE_QUERY_TEXT"),
+    "CACHE_SECONDS": env("CACHE_SECONDS"),
+    "CACHE_MAX_BYTES": env("CACHE_MAX_BYTES"),
     "METRICS_BUFFER_ROWS": env("METRICS_BUFFER_ROWS"),
     "METRICS_FLUSH_SECONDS": env("METRICS_FLUSH_SECONDS"),
     "GRANT_ROLE": env("GRANT_ROLE"),

@@ -175,6 +175,12 @@ class EmbeddedServerError(SearchError):
     code = "SE021"
 
 
+class CacheUnreachable(SearchError):
+    """The cache does not do what only it can do."""
+
+    code = "SE040"
+
+
 #: Every class that a SQL function raises, by its SQLSTATE.
 BY_CODE: dict[str, type[SearchError]] = {
     kind.code: kind
