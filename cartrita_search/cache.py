@@ -152,11 +152,11 @@ def invalidate(
     by: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     using: str = DEFAULT_DB_ALIAS,
-) -> str:
+) -> CacheInvalidation:
     """Make cached answers unfindable: of a namespace, one entry, a person, or a source.
 
-    Exactly one is given; returned is what it is called in cache_invalidation_log, where
-    this leaves a row with the reason, and ``by`` or else the database's role. But for one
+    Exactly one is given. Returned is the row of cache_invalidation_log, with the reason,
+    and with ``by`` or else the database's role. But for one
     entry it is the database that is told, so it takes effect with the commit, for every
     process, and needs no Redis. A source's are also those of searches over all sources.
 
@@ -179,27 +179,21 @@ def invalidate(
             f"Nothing was changed. There are: {', '.join(NAMESPACES)}.",
         )
     details = dict(metadata or {})
+    log = CacheInvalidation.objects.using(using)
     if key is not None:
         _delete(key)
-        CacheInvalidation.objects.using(using).create(
-            cache_key=key, invalidation_reason=reason, metadata=details, **_who(by)
-        )
-        return key
-    targets = [namespace or f"user:{user}"]
-    if source is not None:
-        targets = [f"source:{source}", "sources"]
+        who = {} if by is None else {"invalidated_by": by}
+        return log.create(cache_key=key, invalidation_reason=reason, metadata=details, **who)
+    target = namespace or (f"user:{user}" if source is None else f"source:{source}")
     with search_errors(), transaction.atomic(using=using), connections[using].cursor() as cursor:
         cursor.execute(
             "SELECT public.invalidate_search_cache(%s, %s, %s, %s)",
-            [targets[0], reason, by, json.dumps(details)],
+            [target, reason, by, json.dumps(details)],
         )
-        for other in targets[1:]:
-            cursor.execute("SELECT public.advance_generation(%s)", [other])
-    return targets[0]
-
-
-def _who(by: str | None) -> dict[str, str]:
-    return {} if by is None else {"invalidated_by": by}
+        (row,) = cursor.fetchone()
+        if source is not None:
+            cursor.execute("SELECT public.advance_generation(%s)", ["sources"])
+    return log.get(pk=row)
 
 
 def _delete(key: str) -> None:

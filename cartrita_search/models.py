@@ -509,7 +509,11 @@ class CacheInvalidation(models.Model):
     cache_key = models.TextField(null=True)  # noqa: DJ001 - a key or a namespace
     cache_namespace = models.TextField(null=True)  # noqa: DJ001
     invalidation_reason = models.TextField()
-    invalidated_by = models.TextField()
+    invalidated_by = models.TextField(
+        db_default=models.Func(
+            function="CURRENT_USER", template="%(function)s", output_field=models.TextField()
+        )
+    )
     created_at = models.DateTimeField(db_default=Now())
     metadata = models.JSONField(default=dict)
 

@@ -31,6 +31,17 @@ class Migration(migrations.Migration):
                 "managed": False,
             },
         ),
+        migrations.AlterField(
+            model_name="cacheinvalidation",
+            name="invalidated_by",
+            field=models.TextField(
+                db_default=models.Func(
+                    function="CURRENT_USER",
+                    template="%(function)s",
+                    output_field=models.TextField(),
+                )
+            ),
+        ),
         # Last, for writers wait for them until the commit.
         RunSQLFile("cache/follow_search_generation.v1.sql"),
         RunSQLFile("cache/log_cache_invalidation.v1.sql"),

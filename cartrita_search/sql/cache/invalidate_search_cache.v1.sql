@@ -1,7 +1,8 @@
--- invalidate_search_cache(namespace, reason, invalidated_by, metadata)
+-- invalidate_search_cache(namespace, reason, invalidated_by, metadata) -> bigint
 --
 -- Promises   advance_generation(namespace), and a row in cache_invalidation_log that says
 --            why, by whom (default the role) and when. Both come with the commit.
+--            Returns the row's id.
 --            Namespaces that searches look at: 'identity' (all of them), 'documents',
 --            'models', 'configs' (searches for a person), 'user:<id>', 'source:<name>'
 --            (searches restricted to that source), 'sources' (those that are not).
@@ -15,14 +16,18 @@ CREATE FUNCTION public.invalidate_search_cache(
     p_invalidated_by text DEFAULT NULL,
     p_metadata jsonb DEFAULT '{}'
 )
-RETURNS void
+RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = public, pg_temp
 AS $$
+DECLARE
+    _id bigint;
 BEGIN
     PERFORM advance_generation(p_namespace);
     INSERT INTO cache_invalidation_log (cache_namespace, invalidation_reason, invalidated_by, metadata)
-    VALUES (p_namespace, p_reason, coalesce(p_invalidated_by, current_user), p_metadata);
+    VALUES (p_namespace, p_reason, coalesce(p_invalidated_by, current_user), p_metadata)
+    RETURNING id INTO _id;
+    RETURN _id;
 END;
 $$;
 
