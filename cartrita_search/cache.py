@@ -113,7 +113,7 @@ def answer(
         prepare()
         return search(), False
     found = store.get(key, request)
-    if found is None and store.is_computed_elsewhere(key):
+    if found is None:
         found = store.wait_for(key, request)
     if isinstance(found, _TooLarge):
         prepare()
@@ -302,25 +302,26 @@ class _Store:
         _complain("A cached answer cannot be used, and is made anew", problem)
         return None
 
-    def is_computed_elsewhere(self, key: str) -> bool:
-        """Whether another search has announced it; if not, this one now has."""
-        try:
-            # None: Redis did not answer.
-            return self._backend.add(_lock(key), 1, WAIT_SECONDS) is False
-        except Exception as error:  # noqa: BLE001
-            _complain("Answers are not being cached", error)
-            return False
-
     def wait_for(self, key: str, request: Request[Answer]) -> _Found[Answer] | _TooLarge | None:
         """The answer that another search is about to leave; None where it is ours to make."""
         deadline = time.monotonic() + WAIT_SECONDS
         pause, longest = _POLL_SECONDS
+        announce: Callable[..., bool | None] = self._backend.add
         while time.monotonic() < deadline:
-            time.sleep(pause)
-            pause = min(pause * 1.5, longest)
+            try:
+                announced = announce(_lock(key), 1, WAIT_SECONDS)
+            except Exception as error:  # noqa: BLE001
+                _complain("Answers are not being cached", error)
+                return None
+            if announced is None:  # Redis did not answer
+                return None
+            if not announced:
+                time.sleep(pause)
+                pause = min(pause * 1.5, longest)
+            # Even if it is ours now: the other has left it in between.
             if (found := self.get(key, request)) is not None:
                 return found
-            if not self.is_computed_elsewhere(key):
+            if announced:
                 return None
         return None
 

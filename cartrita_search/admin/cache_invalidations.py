@@ -62,11 +62,13 @@ class CacheInvalidationAdmin(ReadOnly, LargeTable):
         # Adding a row is invalidating; as for any model, it takes the permission to add.
         return super(ReadOnly, self).has_add_permission(request)
 
-    def get_form(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
+    def get_form(
+        self, request: HttpRequest, obj: Any | None = None, change: bool = False, **kwargs: Any
+    ) -> type[ModelForm]:
         """The page of a row shows the row; the page to add one asks what to invalidate."""
-        return super().get_form(
-            request, obj, **kwargs | ({} if obj else {"form": InvalidationForm})
-        )
+        if obj is None:
+            kwargs["form"] = InvalidationForm
+        return super().get_form(request, obj, change, **kwargs)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """As `get_form`."""

@@ -28,7 +28,8 @@ BEGIN
     IF current_setting(_done, true) = pg_current_xact_id()::text THEN
         RETURN NULL;
     END IF;
-    -- Counted by the session for itself, as the rows are written.
+    -- Counted by the session for itself, as the rows are written; what a transaction just
+    -- before has written may be counted too, and then this advances for nothing.
     IF TG_OP <> 'TRUNCATE'
         AND current_setting('track_counts')::boolean
         AND pg_stat_get_xact_tuples_inserted(TG_RELID) = 0
