@@ -58,9 +58,10 @@ class RedisServer:
         with self.client() as client, suppress(Exception):
             client.ping()
 
-    def client(self) -> Redis:
+    def client(self, password: str | None = None) -> Redis:
         """A client without a breaker, that waits for a server which is just starting."""
-        return Redis(port=self.port, retry=Retry(ConstantBackoff(0.05), 200))
+        retry = Retry(ConstantBackoff(0.05), 200)
+        return Redis(port=self.port, password=password, retry=retry)
 
     def kill(self) -> None:
         """As the kernel does it for want of memory: connections break, the data are gone."""
@@ -95,10 +96,14 @@ class Proxy:
         self._listener.close()
 
     def _accept(self) -> None:
-        with suppress(OSError):
+        with suppress(OSError):  # closed
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._target))
+                except OSError:
+                    client.close()
+                    continue
                 for source, sink in ((client, server), (server, client)):
                     threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 

@@ -65,7 +65,7 @@ PAGES: dict[Model, str] = {
     VectorSearchStats: "",
     KeywordCorpus: "",
     SearchPerformanceMetric: "",
-    CacheInvalidation: "",
+    CacheInvalidation: "add",
     RedisSession: "",
     SourceCheckpoint: "",
     OperatorAction: "",

@@ -261,6 +261,8 @@ def test_search_settings_come_from_the_environment(load: Load) -> None:
         STORE_QUERY_TEXT="true",
         METRICS_BUFFER_ROWS="500",
         METRICS_FLUSH_SECONDS="0.5",
+        CACHE_SECONDS="0",
+        CACHE_MAX_BYTES="5000",
         GRANT_ROLE="app",
         MIGRATE_DATABASE_URL="postgres://db/name",
     )
@@ -274,6 +276,8 @@ def test_search_settings_come_from_the_environment(load: Load) -> None:
         "STORE_QUERY_TEXT": True,
         "METRICS_BUFFER_ROWS": 500,
         "METRICS_FLUSH_SECONDS": 0.5,
+        "CACHE_SECONDS": 0,
+        "CACHE_MAX_BYTES": 5000,
         "GRANT_ROLE": "app",
         "DIRECT_DATABASE_URL": "postgres://db/name",
     }

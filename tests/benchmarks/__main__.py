@@ -48,7 +48,7 @@ def main() -> int:
 
     from cartrita.embedded.postgres import EmbeddedPostgres
 
-    from . import growth, ingest, latency, quality, sweep
+    from . import cache, growth, ingest, latency, quality, sweep
     from .peers import benchmark as peers
 
     benchmarks: dict[str, Callable[..., bool]] = {
@@ -57,6 +57,7 @@ def main() -> int:
         "latency": latency.run,
         "ingest": ingest.run,
         "growth": growth.run,
+        "cache": cache.run,
         "peers": peers.run,
     }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
