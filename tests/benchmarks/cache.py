@@ -163,14 +163,11 @@ def _single_upserts(connection: BaseDatabaseWrapper, pg: psycopg.Connection) -> 
 
     def write(number: int, client: psycopg.Connection) -> None:
         for position, vector in enumerate(vectors):
+            content = f"Some words, {position} of {number}. " * 6
             client.execute(
-                "SELECT upsert_embedding('bench', %s, %s, %s, p_title => 'Title', p_content => %s)",
-                [
-                    f"{number}-{position}",
-                    vector,
-                    MODEL,
-                    f"Some words, {position} of {number}. " * 6,
-                ],
+                "SELECT upsert_embedding("
+                "'bench', %s, %s, %s, p_title => 'Title', p_content => %s)",
+                [f"{number}-{position}", vector, MODEL, content],
             )
 
     threads = [
