@@ -532,7 +532,9 @@ class SearchGeneration(models.Model):
     namespace = models.TextField()
     slot = models.SmallIntegerField()
     revision = models.BigAutoField(primary_key=True)
-    stamp = models.UUIDField(default=uuid.uuid4)
+    stamp = models.UUIDField(
+        db_default=models.Func(function="GEN_RANDOM_UUID", output_field=models.UUIDField())
+    )
 
     class Meta:
         managed = False

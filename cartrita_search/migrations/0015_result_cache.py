@@ -1,7 +1,5 @@
 """Generations of cached search results."""
 
-import uuid
-
 from django.db import migrations, models
 
 from cartrita_search.migration_operations import RecordMigration, RunSQLFile
@@ -23,7 +21,14 @@ class Migration(migrations.Migration):
                 ("namespace", models.TextField()),
                 ("slot", models.SmallIntegerField()),
                 ("revision", models.BigAutoField(primary_key=True, serialize=False)),
-                ("stamp", models.UUIDField(default=uuid.uuid4)),
+                (
+                    "stamp",
+                    models.UUIDField(
+                        db_default=models.Func(
+                            function="GEN_RANDOM_UUID", output_field=models.UUIDField()
+                        )
+                    ),
+                ),
             ],
             options={
                 "db_table": "search_generations",

@@ -38,7 +38,7 @@ BEGIN
     THEN
         RETURN NULL;
     END IF;
-    PERFORM advance_generation(_namespace);
+    _ignored := advance_generation(_namespace);
     _ignored := set_config(_done, pg_current_xact_id()::text, true);
     RETURN NULL;
 END;
