@@ -79,6 +79,8 @@ env = Environment(
     RERANK_DEPTH=(int, 50),
     RECORD_SEARCHES=(bool, True),
     STORE_QUERY_TEXT=(bool, False),
+    CACHE_SECONDS=(int, 300),
+    CACHE_MAX_BYTES=(int, 1_000_000),
     METRICS_BUFFER_ROWS=(int, 10_000),
     METRICS_FLUSH_SECONDS=(float, 5.0),
     METRICS_KEEP_DAYS=(int, 90),
@@ -255,6 +257,9 @@ DATABASES = {"default": database()}
 
 # --- Redis ------------------------------------------------------------------
 
+# django-redis behind a breaker: a Redis that is gone costs one short timeout now and then.
+GUARDED_REDIS = "cartrita_search.cache.GuardedRedisCache"
+
 
 SENTINEL_SECONDS = 0.25  # what a sentinel that does not answer costs, before the next is asked
 
@@ -325,12 +330,7 @@ def cache() -> dict[str, Any]:
     That is the embedded Redis beside the embedded PostgreSQL, and otherwise
     this process's memory.
     """
-    options: dict[str, Any] = {
-        # A Redis that is gone costs a request this much time, and nothing else.
-        "IGNORE_EXCEPTIONS": True,
-        "SOCKET_CONNECT_TIMEOUT": 0.5,
-        "SOCKET_TIMEOUT": 0.5,
-    }
+    options: dict[str, Any] = {}
     if env("REDIS_URL"):
         location, by_url = redis_by_url(env("REDIS_URL"))
         options |= by_url
@@ -343,7 +343,7 @@ def cache() -> dict[str, Any]:
     else:
         return {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
     return {
-        "BACKEND": "django_redis.cache.RedisCache",
+        "BACKEND": GUARDED_REDIS,
         "LOCATION": location,
         "KEY_PREFIX": "cartrita",
         "OPTIONS": options,
@@ -351,7 +351,14 @@ def cache() -> dict[str, Any]:
 
 
 CACHES = {"default": cache()}
-DJANGO_REDIS_LOG_IGNORED_EXCEPTIONS = True
+if CACHES["default"]["BACKEND"] == GUARDED_REDIS:
+    # Search results. Nothing that is read from there is ever unpickled; and in the memory
+    # of each process they would take more room than they save time.
+    serializer = {"SERIALIZER": "django_redis.serializers.msgpack.MSGPackSerializer"}
+    CACHES["search"] = CACHES["default"] | {
+        "KEY_PREFIX": "cartrita-search",
+        "OPTIONS": CACHES["default"]["OPTIONS"] | serializer,
+    }
 
 # Sessions survive a lost Redis: each is written to the database as well. A cache in the
 # memory of one process would hold sessions that other processes have changed since.
@@ -381,6 +388,8 @@ CARTRITA_SEARCH: dict[str, Any] = {
     "RERANK_DEPTH": env("RERANK_DEPTH"),
     "RECORD_SEARCHES": env("RECORD_SEARCHES"),
     "STORE_QUERY_TEXT": env("STORE_QUERY_TEXT"),
+    "CACHE_SECONDS": env("CACHE_SECONDS"),
+    "CACHE_MAX_BYTES": env("CACHE_MAX_BYTES"),
     "METRICS_BUFFER_ROWS": env("METRICS_BUFFER_ROWS"),
     "METRICS_FLUSH_SECONDS": env("METRICS_FLUSH_SECONDS"),
     "METRICS_KEEP_DAYS": env("METRICS_KEEP_DAYS"),

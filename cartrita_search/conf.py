@@ -43,6 +43,11 @@ class SearchSettings:
     metrics_keep_days: int = 90
     #: What Prometheus must present as a bearer token at /metrics; "": there is no such page.
     metrics_token: str = ""
+    #: Seconds that a search's answer is kept in CACHES["search"], if there is such an
+    #: alias; 0: none is.
+    cache_seconds: int = 300
+    #: Answers that take more bytes are not kept.
+    cache_max_bytes: int = 1_000_000
     #: Role that may use the tables and functions; "" grants to nobody else.
     grant_role: str = ""
     #: The server itself, as a URL, where DATABASES names a pooler: what holds a session's
@@ -104,6 +109,14 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "metrics_token": (
         "a text of 16 characters or more, or empty",
         lambda v: isinstance(v, str) and (not v or len(v) >= 16),
+    ),
+    "cache_seconds": (
+        "a whole number of seconds from 0 to 86,400",
+        lambda v: (v == 0 and not isinstance(v, bool)) or _is_whole_number(v, 86_400),
+    ),
+    "cache_max_bytes": (
+        "a whole number from 1 to 100,000,000",
+        lambda v: _is_whole_number(v, 100_000_000),
     ),
     "grant_role": ("a role's name", lambda v: isinstance(v, str)),
     "direct_database_url": (

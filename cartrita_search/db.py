@@ -429,6 +429,8 @@ _TABLE_PRIVILEGES = {
     "retrieval_configs": "SELECT, INSERT, UPDATE, DELETE",
     "search_performance_metrics": "SELECT, INSERT, DELETE",
     "cache_invalidation_log": "SELECT, INSERT, DELETE",
+    # By the triggers on what is written, whoever writes.
+    "search_generations": "SELECT, INSERT, UPDATE, DELETE",
     "redis_sessions": "SELECT, INSERT, UPDATE, DELETE",
     # refresh_keyword_statistics belongs to loading.
     "keyword_statistics": "SELECT, INSERT, UPDATE, DELETE",

@@ -527,7 +527,11 @@ class CacheInvalidation(models.Model):
     cache_key = models.TextField(null=True)  # noqa: DJ001 - a key or a namespace
     cache_namespace = models.TextField(null=True)  # noqa: DJ001
     invalidation_reason = models.TextField()
-    invalidated_by = models.TextField()
+    invalidated_by = models.TextField(
+        db_default=models.Func(
+            function="CURRENT_USER", template="%(function)s", output_field=models.TextField()
+        )
+    )
     created_at = models.DateTimeField(db_default=Now())
     metadata = models.JSONField(default=dict)
 
@@ -538,6 +542,25 @@ class CacheInvalidation(models.Model):
 
     def __str__(self) -> str:
         return f"{self.cache_key or self.cache_namespace}: {self.invalidation_reason}"
+
+
+class SearchGeneration(models.Model):
+    """One stamp of what cached results were made from: see ``sql/cache/``."""
+
+    namespace = models.TextField()
+    slot = models.SmallIntegerField()
+    revision = models.BigAutoField(primary_key=True)
+    stamp = models.UUIDField(
+        db_default=models.Func(function="GEN_RANDOM_UUID", output_field=models.UUIDField())
+    )
+
+    class Meta:
+        managed = False
+        db_table = "search_generations"
+        ordering = ("-revision",)
+
+    def __str__(self) -> str:
+        return f"{self.namespace} {self.slot}: {self.revision}"
 
 
 class RedisSession(models.Model):

@@ -37,7 +37,7 @@ PATIENCE = 2.0
 COUNTING_SHARE = 0.01
 COUNTING_REST = 15.0
 
-CacheEvent = Literal["hit", "miss", "stale", "error"]
+CacheEvent = Literal["hit", "miss", "error"]
 
 _SEARCHES = Histogram(
     "cartrita_search_duration_seconds",
@@ -54,7 +54,7 @@ _DROPPED = Counter(
 )
 _CACHE = Counter(
     "cartrita_search_cache_events",
-    "Looks into the cache of results: hit, miss, stale (older than a write), error.",
+    "Looks into the cache of results: hit, miss, error (Redis is left out).",
     ["event"],
 )
 _BREAKER = Gauge(

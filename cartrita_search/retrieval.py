@@ -3,7 +3,8 @@
 The ranking itself is in ``sql/retrieval/``; here text becomes a vector, a person
 an id, and a row a `Hit`. Every function takes the keyword arguments of
 `Options` and raises a `SearchError` for what cannot be searched; nothing is ever
-written to the searched tables.
+written to the searched tables. An answer may come from the cache, and is then none the
+older: see `cache`.
 
 A search without ``user`` is not restricted to anybody's documents: it is for
 trusted code. Pass ``user`` whenever a person sees the result.
@@ -14,8 +15,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack, cast
 from uuid import UUID
 
@@ -23,9 +25,9 @@ from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.timezone import is_naive, make_aware
 
-from . import metrics, prepared
+from . import cache, metrics, prepared
 from .conf import search_settings
-from .db import binary_cursor, vector_argument
+from .db import binary_cursor, vector_argument, vector_binary
 from .embedders import get_embedder
 from .errors import InvalidArgument, NothingToSearchFor, search_errors
 from .rerank import Candidate, RerankQuery, candidate_vectors, get_reranker
@@ -211,30 +213,111 @@ class _Query(NamedTuple):
         return self.text if self.text.strip() or self.kind == "vector" else None
 
 
+class _Answer(NamedTuple):
+    """What a search found, and the model of the vectors that it compared."""
+
+    model: str | None
+    hits: list[Hit]
+
+
 def _run(query: _Query, options: Options) -> list[Hit]:
     """Search, re-rank if asked to, cut out the page, and leave a row in the metrics."""
     started = time.perf_counter()
     user = _user_id(options)
     details: dict[str, float] = {}
-    if (text := query.to_embed) is not None:
-        vector, options["model"] = _embed(text, options.get("model"))
-        query = query._replace(vector=vector)
-        details["embed_ms"] = _milliseconds(started)
-    hits = _page(query, options, user, details)
-    if options.get("snippets") and query.text is not None:
-        hits = _with_snippets(query.text, hits, options)
+    if query.text is not None:
+        query = query._replace(text=_normal(query.text))
+
+    def embed() -> None:
+        nonlocal query
+        if (text := query.to_embed) is not None:
+            began = time.perf_counter()
+            vector, options["model"] = _embed(text, options.get("model"))
+            query = query._replace(vector=vector)
+            details["embed_ms"] = _milliseconds(began)
+
+    def found() -> _Answer:
+        hits = _page(query, options, user, details)
+        if options.get("snippets") and query.text is not None:
+            hits = _with_snippets(query.text, hits, options)
+        return _Answer(options.get("model"), hits)
+
+    answer, cached = cache.answer(partial(_request, query, options, user), embed, found)
     metrics.record(
         metrics.SearchMetric(
             query.kind,
-            len(hits),
+            len(answer.hits),
             _milliseconds(started),
             user_id=user,
-            model=options.get("model"),
+            model=answer.model,
             query_text=query.text,
+            cache_hit=cached,
             details=details,
         )
     )
-    return hits
+    return answer.hits
+
+
+def _request(query: _Query, options: Options, user: int | None) -> cache.Request[_Answer]:
+    """All that decides the answer, apart from the database's contents."""
+    settings = search_settings()
+    source, metadata = options.get("source"), _metadata(options)
+    sources = [] if source is None else [source] if isinstance(source, str) else list(source)
+    created_after = _aware(options.get("created_after"))
+    question = [
+        query.kind,
+        query.text,
+        None if query.vector is None else vector_binary(query.vector),
+        *query.weights,
+        query.fusion,
+        user,
+        sources,
+        metadata,
+        _tags(options),
+        None if created_after is None else created_after.isoformat(),
+        # Whose vector, and whose order.
+        [settings.embedder, repr(sorted(settings.embedder_options.items()))],
+        [settings.reranker, repr(sorted(settings.reranker_options.items()))],
+        settings.rerank_depth,
+        *(options.get(name) for name in _PLAIN_OPTIONS),
+    ]
+    return cache.Request(question, user, sources, _alias(options), _dump, _load)
+
+
+_PLAIN_OPTIONS: tuple[
+    Literal["limit", "offset", "threshold", "model", "language", "explain", "snippets", "rerank"],
+    ...,
+] = ("limit", "offset", "threshold", "model", "language", "explain", "snippets", "rerank")
+
+
+def _dump(answer: _Answer) -> list[Any]:
+    """An answer as plain values, for the cache."""
+    rows = [
+        [
+            hit.id.bytes,
+            *(getattr(hit, field.name) for field in fields(hit)[1:_HIT_COLUMNS]),
+            None if hit.explanation is None else astuple(hit.explanation),
+            hit.snippet,
+            hit.rerank_score,
+        ]
+        for hit in answer.hits
+    ]
+    return [answer.model, rows]
+
+
+def _load(values: Sequence[Any]) -> _Answer:
+    model, rows = values
+    return _Answer(model, [_loaded_hit(*row) for row in rows])
+
+
+def _loaded_hit(document: bytes, *columns: Any) -> Hit:
+    *found, explanation, snippet, rerank_score = columns
+    return replace(
+        Hit(UUID(bytes=document), *found),
+        explanation=None if explanation is None else Explanation(*explanation),
+        snippet=snippet,
+        rerank_score=rerank_score,
+    )
 
 
 def _page(
@@ -489,6 +572,11 @@ def _aware(moment: datetime | None) -> datetime | None:
             "datetime.fromisoformat() reads one from a text.",
         )
     return make_aware(moment) if is_naive(moment) else moment
+
+
+def _normal(text: str) -> str:
+    """The text as it is searched for: `_clean`, and white space for what it is."""
+    return " ".join(_clean(text).split())
 
 
 def _clean(text: str) -> str:

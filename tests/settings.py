@@ -29,4 +29,5 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 # Rows of searches, written by a thread of their own, would come between one test
 # and the next; tests/test_metrics.py turns this on.
-CARTRITA_SEARCH |= {"RECORD_SEARCHES": False}  # noqa: F405
+# A cached answer would hide what a test has just broken; tests/test_cache.py turns it on.
+CARTRITA_SEARCH |= {"RECORD_SEARCHES": False, "CACHE_SECONDS": 0}  # noqa: F405

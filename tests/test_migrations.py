@@ -55,7 +55,7 @@ STEPS = (
 #: It changes rows, and nothing in the catalog.
 DATA_STEP = "0009_reweigh_keywords"
 #: Nothing in them yet.
-EMPTY_STEPS = ("0015_result_cache",)
+EMPTY_STEPS = ("0013_v1_import",)
 OUR_MODELS = list(apps.get_app_config("cartrita_search").get_models())
 
 

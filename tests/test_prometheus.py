@@ -157,14 +157,14 @@ def test_dropped_rows_the_cache_and_its_breaker(
     with override_settings(CARTRITA_SEARCH=full):
         for _ in range(3):
             record(SearchMetric("vector", 1, 1.0))
-    for event in ("hit", "hit", "miss", "stale", "error"):
+    for event in ("hit", "hit", "miss", "error"):
         prometheus.count_cache(event)
     prometheus.set_breaker(is_open=True)
     during = figures(client)
     prometheus.set_breaker(is_open=False)
     dropped = "cartrita_search_dropped_metrics_total"
     assert during[dropped] - before[dropped] == 2
-    for event, times in (("hit", 2), ("miss", 1), ("stale", 1), ("error", 1)):
+    for event, times in (("hit", 2), ("miss", 1), ("error", 1)):
         name = f'cartrita_search_cache_events_total{{event="{event}"}}'
         assert during[name] - before.get(name, 0) == times
     assert during["cartrita_search_cache_breaker_open"] == 1

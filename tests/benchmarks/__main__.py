@@ -49,6 +49,7 @@ def main() -> int:
     from cartrita.embedded.postgres import EmbeddedPostgres
 
     from . import (
+        cache,
         doctor,
         growth,
         import_v1,
@@ -74,6 +75,7 @@ def main() -> int:
         "growth": growth.run,
         "locks": locks.run,
         "doctor": doctor.run,
+        "cache": cache.run,
         "peers": peers.run,
         "restore": restore.run,
     }

@@ -1,0 +1,1 @@
+DROP FUNCTION public.renew_cache_identity;
