@@ -122,6 +122,12 @@ def test_an_empty_migrated_database_has_none_either() -> None:
 def test_the_page_explains_every_finding_and_nothing_else() -> None:
     headings = re.findall(r"^### (D\d{3}) (.+)$", PAGE.read_text(), flags=re.MULTILINE)
     assert headings == [(rule.id, rule.title) for rule in doctor.RULES.values()]
+    # What it prints, with the command, as an example under each heading.
+    for rule in doctor.RULES.values():
+        section = PAGE.read_text().partition(f"### {rule.id} ")[2].partition("\n### ")[0]
+        assert re.search(
+            rf"^    {rule.severity:7}  {rule.id}  .+\n {{19}}-> .+", section, re.MULTILINE
+        )
     assert "docs/troubleshooting.md" in (settings.BASE_DIR / "README.md").read_text()
 
 

@@ -372,6 +372,26 @@ def test_a_row_lock_is_a_queue_too(
     assert "transaction" in str(finding(found, second).session.waits_for)
 
 
+def test_a_snapshot_that_an_index_build_waits_for_is_a_queue_too(
+    app: App, connect: Connect, background: Background, pg: psycopg.Connection
+) -> None:
+    reader, builder = app("reader"), connect(application_name="builder")
+    reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+    queue_for(
+        background, pg, builder, "CREATE INDEX CONCURRENTLY stuck_test ON embeddings (created_at)"
+    )
+    found = clean_up(QUEUES)
+    waiter = finding(found, builder).session
+    assert waiter.waits_for == "ShareLock on virtualxid"
+    assert waiter.wait_seconds > 0
+    assert finding(found, reader).outcome == "terminated"
+    eventually(
+        pg,
+        "SELECT bool_and(indisvalid) FROM pg_index WHERE indexrelid = to_regclass('stuck_test')",
+    )
+    pg.execute("DROP INDEX stuck_test")
+
+
 def test_only_queues_on_the_tables_asked_for_count(
     app: App, background: Background, pg: psycopg.Connection
 ) -> None:

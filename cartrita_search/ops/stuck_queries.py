@@ -205,8 +205,8 @@ _LOCKS = """
         INNER JOIN locks AS x
             ON x.pid IS NULL AND x.locktype = 'transactionid' AND x.transactionid = p.transaction
     )
-    SELECT coalesce(p.gid, l.pid::text), l.granted, l.mode, l.locktype, c.oid::bigint,
-        c.oid::regclass::text, l.transactionid::text,
+    SELECT coalesce('gid ' || p.gid, 'pid ' || l.pid), l.granted, l.mode, l.locktype,
+        c.oid::bigint, c.oid::regclass::text, l.transactionid::text,
         coalesce(extract(epoch FROM clock_timestamp() - l.waitstart), 0)::float8,
         CASE WHEN l.locktype = 'advisory' AND l.objsubid = 1 AND l.database = d.oid
             THEN (l.classid::bigint << 32) | l.objid::bigint END
@@ -215,7 +215,8 @@ _LOCKS = """
     LEFT JOIN pg_class AS c
         ON c.oid = l.relation AND l.database = d.oid AND c.relkind IN ('r', 'p', 'm')
     LEFT JOIN prepared AS p ON l.pid IS NULL AND l.virtualtransaction = p.virtualtransaction
-    WHERE l.locktype <> 'virtualxid' AND (l.pid IS NOT NULL OR p.gid IS NOT NULL)
+    WHERE (l.locktype <> 'virtualxid' OR NOT l.granted)
+        AND (l.pid IS NOT NULL OR p.gid IS NOT NULL)
     ORDER BY 1, 6, 3
 """
 
@@ -575,9 +576,14 @@ def _sessions(connection: psycopg.Connection) -> list[Session]:
         locks[owner].append(tuple(lock))
         if lock[0] and lock[2] == "transactionid":
             transactions[owner] = str(lock[5])
-    complete = [_with_locks(session, locks[str(session.id)]) for session in sessions]
+    complete = [_with_locks(session, locks[_owner(session)]) for session in sessions]
     prepared = [session for session in complete if session.gid]
     return [_naming_prepared(session, prepared, transactions) for session in complete]
+
+
+def _owner(session: Session) -> str:
+    """As `_LOCKS` names who has a lock."""
+    return f"gid {session.gid}" if session.gid else f"pid {session.pid}"
 
 
 def _with_locks(session: Session, locks: list[tuple[object, ...]]) -> Session:
@@ -622,7 +628,7 @@ def _naming_prepared(
         for each in prepared
         if each.gid
         and (
-            transactions.get(each.gid) == session.wanted_transaction
+            transactions.get(_owner(each)) == session.wanted_transaction
             if session.wanted_transaction
             else session.wanted_table in each.tables
         )
