@@ -16,7 +16,7 @@ class Command(BaseCommand):
         "Make cached search results unfindable: all of them, or those of a namespace, a person, a"
         " source, or one entry. Committed writes need no such thing: no answer from before one is"
         " ever returned. It leaves a row in cache_invalidation_log. Exit status: 0 done; 1"
-        " refused, with the reason; 2 the command line cannot be read."
+        " refused, with the reason; 2 the command line cannot be read; 75 Redis does not answer."
     )
     requires_migrations_checks = True
 
