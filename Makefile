@@ -7,11 +7,13 @@ NODE_STAMP := tests/node/node_modules/.installed
 PEERS := tests/benchmarks/requirements-peers.txt
 PEERS_STAMP := .bench-venv/.installed
 # command=Debian's package
-SYSTEM_PACKAGES := pgbouncer=pgbouncer redis-server=redis-server redis-sentinel=redis-sentinel
+SYSTEM_PACKAGES := pgbouncer=pgbouncer redis-server=redis-server redis-sentinel=redis-sentinel \
+    kubectl=kubernetes-client
+CHECKOV_STAMP := .checkov-venv/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo packages test lint types check bench freeze stop clean
+.PHONY: help venv demo packages test lint types check manifests bench freeze stop clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +75,21 @@ bench: $(STAMP) $(if $(filter peers,$(or $(ARGS),peers)),$(PEERS_STAMP))
 bench:  ## the measurements under tests/benchmarks (ARGS="peers growth" names some)
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
+$(CHECKOV_STAMP): tests/requirements-checkov.txt
+	$(PYTHON) -m venv .checkov-venv
+	.checkov-venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+# No cluster and no container engine are needed.
+manifests: $(STAMP) $(CHECKOV_STAMP) packages  ## Dockerfile and Kubernetes manifests: schema, security, lint
+	$(BIN)/hadolint Dockerfile
+	rendered=$$(mktemp -d) && trap 'rm -rf "$$rendered"' EXIT && cp Dockerfile "$$rendered" && \
+	for overlay in local production; do \
+	    kubectl kustomize k8s/overlays/$$overlay > "$$rendered/$$overlay.yaml" || exit 1; \
+	    $(BIN)/kubernetes-validate --strict --quiet "$$rendered/$$overlay.yaml" || exit 1; \
+	done && \
+	.checkov-venv/bin/checkov --config-file k8s/checkov.yaml --directory "$$rendered"
+
 freeze: $(STAMP)  ## write the SHA-256 of the SQL files down, when they are released
 	$(BIN)/python -m tests.freeze_sql $(ARGS)
 
@@ -82,6 +99,6 @@ stop: $(STAMP)  ## stop the embedded servers
 
 clean:  ## remove what is made by the targets above; the embedded data with it
 	@if [ -x $(BIN)/python ]; then DEBUG=true $(BIN)/python manage.py embedded stop; fi
-	rm -rf .venv .bench-venv .embedded .pytest_cache .mypy_cache .ruff_cache .hypothesis staticfiles
+	rm -rf .venv .bench-venv .checkov-venv .embedded .pytest_cache .mypy_cache .ruff_cache .hypothesis staticfiles
 	rm -rf tests/node/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

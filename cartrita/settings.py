@@ -178,6 +178,13 @@ USE_TZ = True
 
 STATIC_URL = "static/"
 STATIC_ROOT: str = env("STATIC_ROOT")
+if not DEBUG:
+    MIDDLEWARE.insert(1, "whitenoise.middleware.WhiteNoiseMiddleware")
+    # Names hold a hash of the content, so that browsers may keep what they have.
+    STORAGES = {
+        "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+        "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+    }
 
 # Over plain HTTP, as in development, these would lock everybody out.
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not DEBUG

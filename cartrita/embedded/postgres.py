@@ -24,7 +24,7 @@ from . import root
 from .server import POLL_SECONDS, TIMEOUT_SECONDS, EmbeddedServer, socket_folder
 
 SUPERUSER = "postgres"
-PORT = 5432  # names the socket, nothing else: no TCP port is opened
+PORT = "5432"  # names the socket, nothing else: no TCP port is opened unless asked for
 
 # initdb's default is the locale of whoever runs it. The builtin provider sorts
 # and folds case alike on every machine.
@@ -40,7 +40,7 @@ INITDB_OPTIONS = [
 
 SERVER_SETTINGS: dict[str, str] = {
     "listen_addresses": "",
-    "port": str(PORT),  # or PGPORT in somebody's environment would name the socket
+    "port": PORT,  # or PGPORT in somebody's environment would name the socket
     "unix_socket_permissions": "0700",
     "max_connections": "200",
     "shared_buffers": "256MB",
@@ -73,6 +73,7 @@ class EmbeddedPostgres(EmbeddedServer):
     def __init__(self, parent: Path, server_settings: Mapping[str, str] | None = None) -> None:
         super().__init__(parent)
         self.server_settings = SERVER_SETTINGS | dict(server_settings or {})
+        self.port = self.server_settings["port"]
 
     @classmethod
     def from_settings(cls) -> Self:
@@ -89,17 +90,17 @@ class EmbeddedPostgres(EmbeddedServer):
         """The socket; where the running server says it is, lest TMPDIR changed since."""
         lines = self._pid_file()
         folder = Path(lines[4]) if len(lines) > 4 else socket_folder(self.folder)
-        return folder / f".s.PGSQL.{PORT}"
+        return folder / f".s.PGSQL.{self.port}"
 
     def connection_settings(self) -> dict[str, str]:
         """HOST, PORT and USER for Django's ``DATABASES``."""
-        return {"HOST": str(self.socket.parent), "PORT": str(PORT), "USER": SUPERUSER}
+        return {"HOST": str(self.socket.parent), "PORT": self.port, "USER": SUPERUSER}
 
     def connect(self, dbname: str = "postgres") -> psycopg.Connection:
         """A plain autocommit connection as the superuser."""
         return psycopg.connect(
             host=str(self.socket.parent),
-            port=PORT,
+            port=self.port,
             user=SUPERUSER,
             dbname=dbname,
             autocommit=True,

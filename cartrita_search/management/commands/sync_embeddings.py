@@ -2,12 +2,19 @@
 
 import json
 import sys
+import threading
 from dataclasses import asdict
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from cartrita_search.embedding_work import embedder_of, embedding_work, sync_embeddings
+from cartrita_search.embedders import Embedder
+from cartrita_search.embedding_work import (
+    SyncOutcome,
+    embedder_of,
+    embedding_work,
+    sync_embeddings,
+)
 from cartrita_search.errors import EmbedderOverloaded, EmbedderUnavailable, SearchError
 from cartrita_search.terminal import progress, stop_on_signals, table
 
@@ -40,6 +47,12 @@ class Command(BaseCommand):
         parser.add_argument(
             "--retry-refused", action="store_true", help="also try again what was set aside"
         )
+        parser.add_argument(
+            "--watch",
+            type=float,
+            metavar="SECONDS",
+            help="do not end: look for more after so many seconds, until it is told to stop",
+        )
         parser.add_argument("--dry-run", action="store_true", help="only count, by source")
         parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
@@ -51,19 +64,8 @@ class Command(BaseCommand):
             if options["dry_run"]:
                 self._print_counts(embedder.name, [asdict(each) for each in work], options["json"])
                 return
-            retried = sum(each.set_aside for each in work) if options["retry_refused"] else 0
-            total = sum(each.missing + each.stale for each in work) + retried
-            label = f"Embedding with {embedder.name}"
-            with (
-                stop_on_signals(sys.stderr) as stop,
-                progress(total, label, sys.stderr) as advance,
-            ):
-                outcome = sync_embeddings(
-                    **{name: options[name] for name in ("source", "workers", "batch_size")},
-                    retry_refused=options["retry_refused"],
-                    stop=stop,
-                    progress=advance,
-                )
+            with stop_on_signals(sys.stderr) as stop:
+                outcome = self._embed_until_stopped(embedder, options, stop)
         except KeyboardInterrupt as error:
             raise CommandError(
                 "Interrupted. What was in hand is undone, and the rest is stored.",
@@ -73,20 +75,53 @@ class Command(BaseCommand):
             raise CommandError(f"{error} What is stored stays; another run goes on.") from error
         except SearchError as error:
             raise CommandError(str(error)) from error
-        if options["json"]:
-            self.stdout.write(json.dumps(asdict(outcome), indent=2))
-        else:
-            self.stdout.write(
-                f"{outcome.embedded} embedded with {outcome.model} in {outcome.seconds} s"
-                f" ({outcome.rate}/s), {outcome.refused} set aside; {outcome.remaining} remain."
-            )
         if stop.is_set():
             raise CommandError("Interrupted. Another run goes on from there.", returncode=130)
-        if outcome.set_aside:
+        if outcome is not None and outcome.set_aside:
             raise CommandError(
                 f"{outcome.set_aside} are set aside: see embedding_refusals, in the admin too.",
                 returncode=3,
             )
+
+    def _embed_until_stopped(
+        self, embedder: Embedder, options: dict[str, Any], stop: threading.Event
+    ) -> SyncOutcome | None:
+        """Once, or again and again if it is to watch; the outcome of the last run."""
+        outcome = None
+        while not stop.is_set():
+            try:
+                outcome = self._embed(embedder, options, stop)
+            except EmbedderOverloaded as error:
+                if options["watch"] is None:
+                    raise
+                self.stderr.write(str(error))
+            if options["watch"] is None:
+                break
+            stop.wait(options["watch"])
+        return outcome
+
+    def _embed(
+        self, embedder: Embedder, options: dict[str, Any], stop: threading.Event
+    ) -> SyncOutcome:
+        """One run: what there is to embed now. It is told of, unless a watch found nothing."""
+        work = embedding_work(embedder.name, options["source"])
+        retried = sum(each.set_aside for each in work) if options["retry_refused"] else 0
+        total = sum(each.missing + each.stale for each in work) + retried
+        with progress(total, f"Embedding with {embedder.name}", sys.stderr) as advance:
+            outcome = sync_embeddings(
+                **{name: options[name] for name in ("source", "workers", "batch_size")},
+                retry_refused=options["retry_refused"],
+                stop=stop,
+                progress=advance,
+            )
+        if options["json"]:
+            self.stdout.write(json.dumps(asdict(outcome), indent=2))
+        elif total or options["watch"] is None:
+            self.stdout.write(
+                f"{outcome.embedded} embedded with {outcome.model} in {outcome.seconds} s"
+                f" ({outcome.rate}/s), {outcome.refused} set aside; {outcome.remaining} remain."
+            )
+        return outcome
 
     def _print_counts(self, model: str, work: list[dict[str, Any]], as_json: bool) -> None:
         if as_json:
