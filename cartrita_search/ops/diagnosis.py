@@ -40,7 +40,7 @@ class Thresholds:
     planner_rows: int = 10_000
     #: Pages of a table before statistics matter to the planner. Of a smaller one that is
     #: new, autovacuum's turn may simply not have come yet.
-    analyze_pages: int = 128
+    analyze_pages: int = 1024
     #: Dead tuples, as a part of the live ones (autovacuum comes at 0.2), and at least: a
     #: small table that is written all the time always has some.
     dead_share: float = 0.3
