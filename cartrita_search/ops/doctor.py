@@ -21,6 +21,7 @@ from psycopg import sql
 
 from .. import db
 from ..conf import search_settings
+from . import migration_guard
 from .diagnosis import RULES, Evidence, Examination, NotSeen, Patient, Thresholds, examine, rule
 from .stuck_queries import duration, search_tables
 
@@ -72,22 +73,11 @@ def _unapplied_migrations(patient: Patient) -> Iterator[Evidence]:
         yield f"{len(names)} not applied: {shown}", "manage.py migrate"
 
 
-@rule("D005", "error", "A migration was changed after it was applied")
-def _drifted_migrations(patient: Patient) -> Iterator[Evidence]:
-    recorded = patient.rows("SELECT version, checksum FROM schema_migrations ORDER BY version")
-    loader = MigrationLoader(patient.connection)
-    ours = {name for app, name in loader.disk_migrations if app == "cartrita_search"}
-    operations: Any = importlib.import_module("cartrita_search.migration_operations")
-    drifted = [
-        version
-        for version, checksum in recorded
-        if version in ours and checksum != operations.migration_checksum(version)
-    ]
-    if drifted:
-        yield (
-            f"{', '.join(drifted)}: the files are not those that were applied.",
-            "manage.py verify_migrations",
-        )
+@rule("D005", "error", "The record of migrations and the files disagree")
+def _wrong_migrations(patient: Patient) -> Iterator[Evidence]:
+    for record in migration_guard.records(using=patient.using):
+        if record.is_wrong:
+            yield f"{record.version}: {record.state}.", "manage.py verify_migrations"
 
 
 # --- Indexes -----------------------------------------------------------------
@@ -462,7 +452,7 @@ def _sessions(patient: Patient) -> Iterator[Evidence]:
 @rule("D021", "warning", "The search history is older or larger than it should be")
 def _history(patient: Patient) -> Iterator[Evidence]:
     # prune_search_history's setting.
-    days = getattr(search_settings(), "metrics_keep_days", 90)
+    days = search_settings().metrics_keep_days
     for table in ("search_performance_metrics", "cache_invalidation_log"):
         ((size, old),) = patient.rows(
             sql.SQL(
