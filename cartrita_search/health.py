@@ -11,12 +11,13 @@ import logging
 from dataclasses import dataclass, field
 
 import psycopg
-from django.conf import settings
+from django.core.cache import caches
 from django.db import DEFAULT_DB_ALIAS
 from django.db.migrations.loader import MigrationLoader
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
+from django_redis.cache import RedisCache
 
 from .watch import Watch
 
@@ -121,13 +122,12 @@ def _latest_migrations() -> list[tuple[str, str]]:
 
 def _redis() -> tuple[dict[str, str], list[str]]:
     """How Redis stands, if the default cache is in it."""
-    if not settings.CACHES["default"]["BACKEND"].startswith("django_redis."):
+    default = caches["default"]
+    if not isinstance(default, RedisCache):
         return {}, []
-    from django_redis import get_redis_connection
-
     try:
-        # CACHES has its timeouts.
-        get_redis_connection("default").ping()
+        # CACHES has its timeouts, and its breaker.
+        default.client.get_client().ping()
     except Exception as error:  # noqa: BLE001 - redis-py lets several kinds through
         return {"redis": "unreachable; searches answer without it"}, [
             f"Redis: {type(error).__name__}: {error}"

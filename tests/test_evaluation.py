@@ -302,6 +302,7 @@ def embedding(**embedder_options: str) -> override_settings:
             "EMBEDDER": f"{__name__}.Embedder",
             "EMBEDDER_OPTIONS": embedder_options,
             "RECORD_SEARCHES": True,
+            "CACHE_SECONDS": 0,
         }
     )
 

@@ -617,6 +617,7 @@ def test_people_log_in_by_their_v1_password(
     v1: psycopg.Connection, hashers: None, client: Client
 ) -> None:
     assert "django.contrib.auth.hashers.BCryptPasswordHasher" in PASSWORD_HASHERS[1:]
+    v1.execute("ALTER SEQUENCE auth_user_id_seq RESTART")
     assert by_table(run(users=True))["users"].brought == 3
     for number, (address, password) in enumerate(PASSWORDS.items(), 1):
         assert not client.login(username=address, password=password + "x")

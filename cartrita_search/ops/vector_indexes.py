@@ -345,11 +345,11 @@ def rebuild(
             "Rebuilding beside searches takes many transactions, and cannot be part of one.",
             "Nothing was changed. Within a transaction: SELECT rebuild_vector_indexes().",
         )
+    names = _names(models, using)
+    require_owner(using)
     missing = missing_requirement(connections[using])
     if missing is not None:
         raise IndexPlanRefused(missing.problem, f"Nothing was changed. {missing.remedy}")
-    names = _names(models, using)
-    require_owner(using)
     with (
         direct_connection(APPLICATION, using=using) as builder,
         direct_connection(APPLICATION, using=using) as watcher,
