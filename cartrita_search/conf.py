@@ -8,7 +8,7 @@ without Django sees the same.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,10 @@ class SearchSettings:
     #: The server itself, as a URL, where DATABASES names a pooler: what holds a session's
     #: lock, and what no pooler carries, goes there. "": DATABASES names the server.
     direct_database_url: str = ""
+    #: Aliases of DATABASES that are replicas of "default": where searches go.
+    replicas: Sequence[str] = ()
+    #: What a replica may be behind; searches pass over one that is more.
+    replica_max_lag_seconds: float = 10.0
 
 
 _POSTGRES_SCHEMES = ("postgres://", "postgresql://")
@@ -96,6 +100,11 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a URL like postgres://user:password@host:5432/name",
         lambda v: isinstance(v, str) and (not v or v.startswith(_POSTGRES_SCHEMES)),
     ),
+    "replicas": (
+        "a list of aliases of DATABASES",
+        lambda v: isinstance(v, (list, tuple)) and all(name in settings.DATABASES for name in v),
+    ),
+    "replica_max_lag_seconds": ("a number of seconds above 0, 86,400 at most", _is_seconds),
 }
 
 

@@ -305,6 +305,8 @@ def direct_connection(
                 "The connection goes through a pooler, which cannot hold a session's lock.",
                 "Nothing was changed. Set MIGRATE_DATABASE_URL to the server itself.",
             )
+        # What takes a session of its own takes its time.
+        connection.execute("SET statement_timeout = 0")
         yield connection
 
 

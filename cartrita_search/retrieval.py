@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack, c
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.utils.timezone import is_naive, make_aware
 
-from . import metrics, prepared
+from . import metrics, prepared, replicas
 from .conf import search_settings
 from .db import binary_cursor, vector_argument
 from .embedders import get_embedder
 from .errors import InvalidArgument, NothingToSearchFor, search_errors
+from .models import SearchDocument
 from .rerank import Candidate, RerankQuery, candidate_vectors, get_reranker
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Options(TypedDict, total=False):
     #: Whether the best candidates are re-scored by the configured reranker; default
     #: what the person's RetrievalConfig says, and no without a person.
     rerank: bool | None
-    #: Database alias.
+    #: Database alias; default what the router says, which may be a replica.
     using: str | None
 
 
@@ -220,9 +221,16 @@ def _run(query: _Query, options: Options) -> list[Hit]:
         vector, options["model"] = _embed(text, options.get("model"))
         query = query._replace(vector=vector)
         details["embed_ms"] = _milliseconds(started)
-    hits = _page(query, options, user, details)
-    if options.get("snippets") and query.text is not None:
-        hits = _with_snippets(query.text, hits, options)
+
+    def found(alias: str) -> list[Hit]:
+        options["using"] = alias
+        hits = _page(query, options, user, details)
+        if options.get("snippets") and query.text is not None:
+            hits = _with_snippets(query.text, hits, options)
+        return hits
+
+    alias = options.get("using") or router.db_for_read(SearchDocument, search=True)
+    hits = replicas.read(alias, found)
     metrics.record(
         metrics.SearchMetric(
             query.kind,
