@@ -279,7 +279,7 @@ def pool(sizes: str) -> dict[str, Any]:
 
 
 DATABASES = {"default": database()}
-REPLICAS = [f"replica_{number}" for number, _ in enumerate(env("DATABASE_REPLICA_URLS"), 1)]
+REPLICAS = tuple(f"replica_{n}" for n, _ in enumerate(env("DATABASE_REPLICA_URLS"), 1))
 for alias, url in zip(REPLICAS, env("DATABASE_REPLICA_URLS"), strict=True):
     DATABASES[alias] = connection(database_by_url("DATABASE_REPLICA_URLS", url))
     DATABASES[alias]["TEST"] = {"MIRROR": "default"}

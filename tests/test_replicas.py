@@ -27,6 +27,7 @@ from cartrita_search import replicas
 from cartrita_search.ingest import Document, delete_source, upsert_documents
 from cartrita_search.models import SearchDocument
 from cartrita_search.retrieval import (
+    Hit,
     keyword_search,
     search,
     similarity_search,
@@ -150,7 +151,7 @@ def test_every_search_runs_on_the_replica_and_finds_what_the_primary_does(
     replica.catch_up(pg)
     wait_until_searches_go_to(ALIAS)
     with databases_searched() as searched:
-        for ask in (
+        asks: list[Callable[..., list[Hit]]] = [
             lambda **options: keyword_search("tea", **options),
             lambda **options: keyword_search("tea", snippets=True, user=7, **options),
             lambda **options: keyword_search("tea", source="notes", tags=["drinks"], **options),
@@ -158,7 +159,8 @@ def test_every_search_runs_on_the_replica_and_finds_what_the_primary_does(
             lambda **options: similarity_search([1, 0], limit=2, **options),
             lambda **options: search("tea", vector=[1, 0], explain=True, **options),
             lambda **options: search("tea", vector=[1, 0], user=7, **options),
-        ):
+        ]
+        for ask in asks:
             there, here = ask(), ask(using="default")
             assert there == here
             assert there
