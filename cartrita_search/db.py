@@ -285,11 +285,7 @@ def direct_connection(
         for key, value in parameters.items()
         if key not in {"context", "cursor_factory", "prepare_threshold", "server_side_binding"}
     }
-    # An idle session holds the lock for as long as the work takes.
-    options = f"{known.pop('options', '')} -c idle_session_timeout=0".strip()
-    settings = known | {"application_name": application_name, "options": options}
-    if url:
-        settings = {"application_name": application_name, "options": options}
+    settings = ({} if url else known) | {"application_name": application_name}
     try:
         connection = psycopg.connect(url, autocommit=True, **settings)
     except psycopg.OperationalError as error:
@@ -305,6 +301,9 @@ def direct_connection(
                 "The connection goes through a pooler, which cannot hold a session's lock.",
                 "Nothing was changed. Set MIGRATE_DATABASE_URL to the server itself.",
             )
+        # An idle session holds the lock for as long as the work takes. Not as an option of
+        # the connection: a pooler would refuse that one before it is known for a pooler.
+        connection.execute("SET idle_session_timeout = 0")
         # What takes a session of its own takes its time.
         connection.execute("SET statement_timeout = 0")
         yield connection

@@ -31,6 +31,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from math import inf
@@ -310,18 +311,21 @@ _last_write: ContextVar[_Write | None] = ContextVar("last_write", default=None)
 
 def wrote(using: str = PRIMARY) -> None:
     """Let searches of this context see what it has written so far, committed or about to be."""
-    if using == PRIMARY and search_settings().replicas:
+    if using != PRIMARY or not search_settings().replicas:
+        return
+    # What was written is written, even if it cannot be asked where that stands: its writer
+    # then searches on the primary for a while.
+    try:
         transaction.on_commit(_remember, using=PRIMARY)
+    except (DatabaseError, InterfaceError):
+        _last_write.set(_Write(_UNKNOWN, time.monotonic()))
 
 
 def _remember() -> None:
-    try:
-        with connections[PRIMARY].cursor() as cursor:
-            cursor.execute(_WRITTEN)
-            (position,) = cursor.fetchone()
-    except DatabaseError:
-        # What was written is written: its writer searches on the primary for a while.
-        position = _UNKNOWN
+    position = _UNKNOWN
+    with suppress(DatabaseError, InterfaceError), connections[PRIMARY].cursor() as cursor:
+        cursor.execute(_WRITTEN)
+        (position,) = cursor.fetchone()
     _last_write.set(_Write(position, time.monotonic()))
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import Context
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -20,8 +18,6 @@ from django.db import OperationalError, connection, connections, router, transac
 from django.http import HttpRequest, HttpResponse
 from django.test import Client, RequestFactory
 
-from cartrita.embedded.postgres import client_program
-from cartrita.embedded.root import owner_of_server, process_options
 from cartrita.routers import SearchRouter
 from cartrita_search import replicas
 from cartrita_search.ingest import Document, delete_source, upsert_documents
@@ -35,6 +31,7 @@ from cartrita_search.retrieval import (
 
 from .postgres import upsert
 from .replica import Replica, replica_of
+from .server_processes import kill, start
 
 ALIAS = "replica_1"
 
@@ -116,26 +113,6 @@ def contents(**options: Any) -> list[str]:
 
 def store(pg: psycopg.Connection, content: str, key: str = "1", **named: Any) -> None:
     upsert(pg, key, [1, 0], p_title="Tea", p_content=content, **named)
-
-
-def kill(replica: Replica) -> None:
-    _pg_ctl(replica, "stop", "--mode=immediate")
-
-
-def start(replica: Replica) -> None:
-    folder = replica.parameters["host"]
-    _pg_ctl(replica, "start", f"--log={folder}/log", f"--options=-k {folder}")
-
-
-def _pg_ctl(replica: Replica, *arguments: str) -> None:
-    data = Path(replica.parameters["host"]) / "data"
-    subprocess.run(
-        [client_program("pg_ctl"), *arguments, "--wait", f"--pgdata={data}"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        cwd="/",
-        **process_options(owner_of_server(data)),
-    )
 
 
 # --- Which database ---------------------------------------------------------
