@@ -107,6 +107,7 @@ def test_clients_recover_and_no_committed_upsert_is_lost(primary: Replica) -> No
                 load.goes_on(20)
         finally:
             stop.set()
+    connections[ALIAS].close()  # this thread's is from before the crash
     for done in running:
         done.result()
     assert any(load.failed for load in loads)  # it was a load, and the crash was felt

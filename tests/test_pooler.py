@@ -61,7 +61,8 @@ def the_pool() -> ConnectionPool:
     wrapper = connections[ALIAS]
     assert isinstance(wrapper, DatabaseWrapper)
     assert wrapper.pool is not None
-    return wrapper.pool
+    pool: ConnectionPool = wrapper.pool
+    return pool
 
 
 @pytest.mark.slow

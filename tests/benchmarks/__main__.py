@@ -48,7 +48,18 @@ def main() -> int:
 
     from cartrita.embedded.postgres import EmbeddedPostgres
 
-    from . import growth, ingest, latency, quality, recording, sweep
+    from . import (
+        capacity,
+        growth,
+        ingest,
+        latency,
+        load,
+        pgbouncer,
+        quality,
+        recording,
+        sweep,
+        workers,
+    )
     from .peers import benchmark as peers
 
     benchmarks: dict[str, Callable[..., bool]] = {
@@ -58,6 +69,10 @@ def main() -> int:
         "ingest": ingest.run,
         "recording": recording.run,
         "growth": growth.run,
+        "workers": workers.run,
+        "pgbouncer": pgbouncer.run,
+        "load": load.run,
+        "capacity": capacity.run,
         "peers": peers.run,
     }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
@@ -71,12 +86,15 @@ def main() -> int:
         help="peers: judged folders to compare by, instead of the three at hand",
     )
     parser.add_argument(
-        "--rows", type=int, help="growth, peers: only so many rows, for a first look"
+        "--rows", type=int, help="growth, peers, capacity: only so many rows, for a first look"
     )
+    parser.add_argument("--seconds", type=int, help="load: only so long, for a first look (300)")
     given = parser.parse_args()
     names = given.names or list(benchmarks)
     options: dict[str, dict[str, Any]] = {
         "growth": {"rows": given.rows},
+        "capacity": {"rows": given.rows},
+        "load": {"seconds": given.seconds},
         "peers": {"rows": given.rows, "data": given.data},
     }
 
