@@ -8,6 +8,9 @@ import sys
 def main() -> None:
     """Run a command. What the user can mend himself is told in one line, without a traceback."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cartrita.settings")
+    if sys.argv[1:2] != ["runserver"]:
+        # Loads and builds take their time; the limit is for requests.
+        os.environ["DATABASE_STATEMENT_TIMEOUT"] = "0"
     try:
         from django.core.exceptions import ImproperlyConfigured
         from django.core.management import execute_from_command_line

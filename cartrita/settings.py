@@ -63,6 +63,11 @@ env = Environment(
     MIGRATE_DATABASE_URL=(str, ""),
     FORCE_MIGRATION=(bool, False),
     POSTGRES_BIN=(str, ""),
+    DATABASE_REPLICA_URLS=(comma_separated, []),
+    REPLICA_MAX_LAG_SECONDS=(float, 10.0),
+    DATABASE_POOL=(str, ""),
+    DATABASE_CONNECT_TIMEOUT=(int, 5),
+    DATABASE_STATEMENT_TIMEOUT=(float, 0.0),
     CONN_MAX_AGE=(int, 60),
     PREPARE_STATEMENTS=(bool, False),
     CARTRITA_EMBEDDED_DIR=(str, str(BASE_DIR / ".embedded")),
@@ -124,6 +129,7 @@ MIDDLEWARE = [
     "cartrita_search.logs.request_id",
     # Before all that looks at the host or the scheme: probes come by address over HTTP.
     "cartrita_search.monitoring.monitoring",
+    "cartrita_search.replicas.read_your_writes",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -235,13 +241,7 @@ def database() -> dict[str, Any]:
     parts = ("POSTGRES_HOST", "POSTGRES_PORT", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD")
     config: dict[str, Any]
     if env("DATABASE_URL"):
-        if not env("DATABASE_URL").startswith(("postgres://", "postgresql://")):
-            raise ImproperlyConfigured(
-                "DATABASE_URL must name a PostgreSQL database: postgres://user:password@host/name."
-            )
-        config = {"OPTIONS": {}} | env.db_url("DATABASE_URL")
-        # A socket's folder is written %2Frun%2Fpostgresql or ?host=/run/postgresql.
-        config["HOST"] = unquote(config["HOST"]) or config["OPTIONS"].pop("host", "")
+        config = database_by_url("DATABASE_URL", env("DATABASE_URL"))
     elif any(env.secret(part) for part in parts):
         config = {
             "ENGINE": "django.db.backends.postgresql",
@@ -254,13 +254,58 @@ def database() -> dict[str, Any]:
         }
     else:
         config = {"ENGINE": EMBEDDED_ENGINE, "NAME": "cartrita"}
+    return connection(config)
+
+
+def database_by_url(variable: str, url: str) -> dict[str, Any]:
+    """The database that a URL names, which came from that variable."""
+    if not url.startswith(("postgres://", "postgresql://")):
+        raise ImproperlyConfigured(
+            f"{variable} must name a PostgreSQL database: postgres://user:password@host/name."
+        )
+    config: dict[str, Any] = {"OPTIONS": {}} | env.db_url_config(url)
+    # A socket's folder is written %2Frun%2Fpostgresql or ?host=/run/postgresql.
+    config["HOST"] = unquote(config["HOST"]) or config["OPTIONS"].pop("host", "")
+    return config
+
+
+def connection(config: dict[str, Any]) -> dict[str, Any]:
+    """The same database, with how it is connected to; what its own URL says wins."""
+    options: dict[str, Any] = {"connect_timeout": env("DATABASE_CONNECT_TIMEOUT")}
     if env("PREPARE_STATEMENTS"):
         # psycopg's own default, which Django turns off for poolers' sake.
-        config["OPTIONS"] = {"prepare_threshold": 5} | config.get("OPTIONS", {})
-    return {"CONN_MAX_AGE": env("CONN_MAX_AGE"), "CONN_HEALTH_CHECKS": True} | config
+        options["prepare_threshold"] = 5
+    if env("DATABASE_STATEMENT_TIMEOUT"):
+        milliseconds = round(env("DATABASE_STATEMENT_TIMEOUT") * 1000)
+        options["options"] = f"-c statement_timeout={milliseconds}"
+    keeping = {"CONN_MAX_AGE": env("CONN_MAX_AGE"), "CONN_HEALTH_CHECKS": True}
+    if env("DATABASE_POOL"):
+        options["pool"] = pool(env("DATABASE_POOL"))
+        keeping["CONN_MAX_AGE"] = 0  # the pool keeps them
+    return keeping | config | {"OPTIONS": options | config.get("OPTIONS", {})}
+
+
+def pool(sizes: str) -> dict[str, Any]:
+    """psycopg_pool's options of ``least,most``."""
+    try:
+        least, most = map(int, sizes.split(","))
+        fits = 0 <= least <= most and most > 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ImproperlyConfigured(
+            f"DATABASE_POOL must be two numbers of connections, like 2,10; not {sizes!r}."
+        )
+    # A request waits no longer for one than for a new connection.
+    return {"min_size": least, "max_size": most, "timeout": env("DATABASE_CONNECT_TIMEOUT")}
 
 
 DATABASES = {"default": database()}
+REPLICAS = tuple(f"replica_{n}" for n, _ in enumerate(env("DATABASE_REPLICA_URLS"), 1))
+for alias, url in zip(REPLICAS, env("DATABASE_REPLICA_URLS"), strict=True):
+    DATABASES[alias] = connection(database_by_url("DATABASE_REPLICA_URLS", url))
+    DATABASES[alias]["TEST"] = {"MIRROR": "default"}
+DATABASE_ROUTERS = ["cartrita.routers.SearchRouter"]
 
 # --- Redis ------------------------------------------------------------------
 
@@ -406,4 +451,6 @@ CARTRITA_SEARCH: dict[str, Any] = {
     "FORCE_MIGRATION": env("FORCE_MIGRATION"),
     "V1_TABLES": env("V1_TABLES"),
     "POSTGRES_BIN": env("POSTGRES_BIN"),
+    "REPLICAS": REPLICAS,
+    "REPLICA_MAX_LAG_SECONDS": env("REPLICA_MAX_LAG_SECONDS"),
 }

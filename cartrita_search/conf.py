@@ -8,7 +8,7 @@ without Django sees the same.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,10 @@ class SearchSettings:
     v1_tables: list[dict[str, str]] = field(default_factory=list)
     #: Folder of PostgreSQL's client programs (pg_dump, pg_restore, psql); "": looked for.
     postgres_bin: str = ""
+    #: Aliases of DATABASES that are replicas of "default": where searches go.
+    replicas: Sequence[str] = ()
+    #: What a replica may be behind; searches pass over one that is more.
+    replica_max_lag_seconds: float = 10.0
 
 
 _POSTGRES_SCHEMES = ("postgres://", "postgresql://")
@@ -126,6 +130,11 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "force_migration": ("True or False", lambda v: isinstance(v, bool)),
     "v1_tables": ('a list of dicts like {"table": "notes", "content": "body"}', _is_maps),
     "postgres_bin": ("the path of a folder", lambda v: isinstance(v, str)),
+    "replicas": (
+        "a list of aliases of DATABASES",
+        lambda v: isinstance(v, (list, tuple)) and all(name in settings.DATABASES for name in v),
+    ),
+    "replica_max_lag_seconds": ("a number of seconds above 0, 86,400 at most", _is_seconds),
 }
 
 

@@ -348,6 +348,8 @@ def direct_connection(
         # An idle session holds the lock for as long as the work takes. Not as an option of
         # the connection: a pooler would refuse that one before it is known for a pooler.
         connection.execute("SET idle_session_timeout = 0")
+        # What takes a session of its own takes its time.
+        connection.execute("SET statement_timeout = 0")
         yield connection
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
+from . import replicas
 from .errors import (
     DimensionMismatch,
     InvalidArgument,
@@ -241,6 +242,7 @@ def finish_load(model: str | None = None, *, using: str = DEFAULT_DB_ALIAS) -> s
         # Last, because refreshing the statistics of a first load rewrites every row.
         if not connections[using].in_atomic_block:
             cursor.execute("VACUUM (ANALYZE) search_documents, embeddings")
+    replicas.wrote(using)
     return report
 
 
@@ -280,7 +282,9 @@ def delete_source(source_table: str, *, using: str = DEFAULT_DB_ALIAS) -> int:
     """Delete a source's documents with their vectors; returns how many documents."""
     with search_errors(), connections[using].cursor() as cursor:
         cursor.execute("DELETE FROM search_documents WHERE source_table = %s", [source_table])
-        return int(cursor.rowcount)
+        deleted = int(cursor.rowcount)
+    replicas.wrote(using)
+    return deleted
 
 
 def prune_source(source_table: str, keep: Iterable[str], *, using: str = DEFAULT_DB_ALIAS) -> int:
@@ -307,7 +311,8 @@ def prune_source(source_table: str, keep: Iterable[str], *, using: str = DEFAULT
         )
         deleted = int(cursor.rowcount)
         cursor.execute("DROP TABLE pg_temp.ingest_keep")
-        return deleted
+    replicas.wrote(using)
+    return deleted
 
 
 Item = TypeVar("Item", Document, DocumentVector)
@@ -423,6 +428,7 @@ class _Load:
             self._store_all(items, row_of)
         finally:
             self._close_second_connection()
+            replicas.wrote(self.using)
         self._finish()
         return self.report
 

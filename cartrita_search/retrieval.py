@@ -22,14 +22,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack, c
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.utils.timezone import is_naive, make_aware
 
-from . import cache, metrics, prepared
+from . import cache, metrics, prepared, replicas
 from .conf import search_settings
 from .db import binary_cursor, vector_argument, vector_binary
 from .embedders import get_embedder
 from .errors import InvalidArgument, NothingToSearchFor, search_errors
+from .models import SearchDocument
 from .rerank import Candidate, RerankQuery, candidate_vectors, get_reranker
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Options(TypedDict, total=False):
     #: Whether the best candidates are re-scored by the configured reranker; default
     #: what the person's RetrievalConfig says, and no without a person.
     rerank: bool | None
-    #: Database alias.
+    #: Database alias; default what the router says, which may be a replica.
     using: str | None
 
 
@@ -242,7 +243,12 @@ def _run(query: _Query, options: Options) -> list[Hit]:
             hits = _with_snippets(query.text, hits, options)
         return _Answer(options.get("model"), hits)
 
-    answer, cached = cache.answer(partial(_request, query, options, user), embed, found)
+    def search_at(alias: str) -> tuple[_Answer, bool]:
+        options["using"] = alias
+        return cache.answer(partial(_request, query, options, user), embed, found)
+
+    alias = options.get("using") or router.db_for_read(SearchDocument, search=True)
+    answer, cached = replicas.read(alias, search_at)
     metrics.record(
         metrics.SearchMetric(
             query.kind,

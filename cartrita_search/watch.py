@@ -60,6 +60,10 @@ class Watch(Generic[Answer]):
         TimeoutError after ``wait`` seconds: then the question stays open, and the next
         caller waits for the same answer.
         """
+        return self.asked().result(wait)
+
+    def asked(self) -> Future[Answer]:
+        """The answer to come, as `answer` has it."""
         with self._lock:
             if self._asked is None or self._asked.done():
                 self._asked = Future()
@@ -67,8 +71,7 @@ class Watch(Generic[Answer]):
                 threading.Thread(
                     target=self._run, args=[self._asked], name="watch", daemon=True
                 ).start()
-            asked = self._asked
-        return asked.result(wait)
+            return self._asked
 
     def close(self) -> None:
         """Close the connection that is kept."""

@@ -22,6 +22,7 @@ from pytest_django import DjangoDbBlocker
 
 from cartrita.embedded.postgres import EmbeddedPostgres
 from cartrita.embedded.redis import EmbeddedRedis
+from tests.pgbouncer import pgbouncer
 from tests.redis_servers import start_redis, use_redis  # noqa: F401 - fixtures
 from tests.site import ROWS, Site
 
@@ -53,6 +54,16 @@ class Manage(Protocol):
     """Runs ``manage.py`` in a process of its own, on the servers of this run."""
 
     def __call__(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]: ...
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--pooler``: see `pooler`."""
+    parser.addoption(
+        "--pooler",
+        action="store_true",
+        help="Django, and what connect() opens, reach the database through PgBouncer"
+        " in transaction mode",
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -96,6 +107,31 @@ def database(django_db_setup: None) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def pooler(request: pytest.FixtureRequest, embedded_servers: Path) -> Iterator[dict[str, Any]]:
+    """psycopg's parameters of the pooler between the tests and the database.
+
+    Empty where there is none, that is without ``--pooler``.
+    """
+    if not request.config.getoption("pooler"):
+        yield {}
+        return
+    direct = request.getfixturevalue("database")
+    with pgbouncer(direct) as through:
+        connections.settings["default"] |= {
+            "ENGINE": "django.db.backends.postgresql",
+            "HOST": through["host"],
+            "PORT": str(through["port"]),
+            "USER": through["user"],
+            "CONN_MAX_AGE": 0,
+            "DISABLE_SERVER_SIDE_CURSORS": True,
+        }
+        connections["default"].close()
+        del connections["default"]
+        yield through | {"prepare_threshold": None}
+        connections["default"].close()
+
+
 @pytest.fixture
 def other_databases(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     """Django may connect, to databases of the test's own: the shared one is left alone.
@@ -107,12 +143,12 @@ def other_databases(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -
 
 
 @pytest.fixture
-def connect(database: dict[str, Any]) -> Iterator[Connect]:
+def connect(database: dict[str, Any], pooler: dict[str, Any]) -> Iterator[Connect]:
     """As many raw connections as a test asks for."""
     with ExitStack() as stack:
 
         def _connect(*, autocommit: bool = True, **options: Any) -> psycopg.Connection:
-            opened = psycopg.connect(**database | options, autocommit=autocommit)
+            opened = psycopg.connect(**database | pooler | options, autocommit=autocommit)
             stack.callback(opened.close)
             return opened
 

@@ -145,7 +145,7 @@ def test_a_database_by_url(load: Load) -> None:
         "NAME": "search",
         "USER": "me",
         "PASSWORD": "p@ss",
-        "OPTIONS": {"sslmode": "verify-full"},
+        "OPTIONS": {"sslmode": "verify-full", "connect_timeout": 5},
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
     }
@@ -178,7 +178,7 @@ def test_a_database_by_parts(load: Load) -> None:
     assert (database["ENGINE"], database["HOST"], database["PORT"]) == (POSTGRESQL, "db", "5432")
     assert (database["NAME"], database["USER"]) == ("search", "me")
     assert database["PASSWORD"] == "$literally"
-    assert database["OPTIONS"] == {"sslmode": "require"}
+    assert database["OPTIONS"] == {"sslmode": "require", "connect_timeout": 5}
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,53 @@ def test_one_part_is_enough_to_mean_a_database_of_ones_own(load: Load, part: str
 def test_a_url_wins_over_parts(load: Load) -> None:
     loaded = load(DEBUG="true", DATABASE_URL="postgres://one/db", POSTGRES_HOST="other")
     assert loaded["DATABASES"]["default"]["HOST"] == "one"
+
+
+def test_replicas_are_databases_that_searches_go_to(load: Load) -> None:
+    loaded = load(
+        DEBUG="true",
+        DATABASE_URL="postgres://me@primary/search",
+        DATABASE_REPLICA_URLS="postgres://me:p%2Css@one:6432/search, postgres://me@two/search",
+    )
+    one, two = (loaded["DATABASES"][alias] for alias in ("replica_1", "replica_2"))
+    assert (one["HOST"], one["PORT"], one["PASSWORD"]) == ("one", 6432, "p,ss")
+    assert two["HOST"] == "two"
+    # Tests of a project that has them make no databases there.
+    assert one["TEST"] == two["TEST"] == {"MIRROR": "default"}
+    assert loaded["CARTRITA_SEARCH"]["REPLICAS"] == ("replica_1", "replica_2")
+    assert loaded["DATABASE_ROUTERS"] == ["cartrita.routers.SearchRouter"]
+
+
+def test_a_replica_that_is_not_postgresql_is_refused_without_showing_a_password(
+    load: Load,
+) -> None:
+    with pytest.raises(ImproperlyConfigured, match="DATABASE_REPLICA_URLS") as refused:
+        load(DEBUG="true", DATABASE_REPLICA_URLS="mysql://me:secret@one/search")
+    assert "secret" not in str(refused.value)
+
+
+def test_a_pool_keeps_the_connections_itself(load: Load) -> None:
+    loaded = load(
+        DEBUG="true",
+        DATABASE_POOL="2,10",
+        DATABASE_CONNECT_TIMEOUT="3",
+        DATABASE_REPLICA_URLS="postgres://me@one/search",
+    )
+    for database in loaded["DATABASES"].values():
+        pool = {"min_size": 2, "max_size": 10, "timeout": 3}
+        assert database["OPTIONS"] == {"connect_timeout": 3, "pool": pool}
+        assert database["CONN_MAX_AGE"] == 0
+
+
+@pytest.mark.parametrize("sizes", ["10", "5,2", "0,0", "-1,5", "a,b"])
+def test_a_pool_of_no_size_is_refused(load: Load, sizes: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="DATABASE_POOL"):
+        load(DEBUG="true", DATABASE_POOL=sizes)
+
+
+def test_statements_have_a_limit_where_one_is_set(load: Load) -> None:
+    given = load(DEBUG="true", DATABASE_STATEMENT_TIMEOUT="2.5")["DATABASES"]["default"]
+    assert given["OPTIONS"]["options"] == "-c statement_timeout=2500"
 
 
 # --- Redis ------------------------------------------------------------------
@@ -277,6 +324,7 @@ def test_search_settings_come_from_the_environment(load: Load) -> None:
         FORCE_MIGRATION="true",
         V1_TABLES='[{"table": "notes", "content": "body"}]',
         POSTGRES_BIN="/opt/pg/bin",
+        REPLICA_MAX_LAG_SECONDS="2.5",
     )
     assert loaded["CARTRITA_SEARCH"] == {
         "EMBEDDER": "house.Embedder",
@@ -297,6 +345,8 @@ def test_search_settings_come_from_the_environment(load: Load) -> None:
         "FORCE_MIGRATION": True,
         "V1_TABLES": [{"table": "notes", "content": "body"}],
         "POSTGRES_BIN": "/opt/pg/bin",
+        "REPLICAS": (),
+        "REPLICA_MAX_LAG_SECONDS": 2.5,
     }
 
 

@@ -10,9 +10,31 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+#: The module of each, whose run() prints its table and tells whether its targets were met.
+BENCHMARKS = {
+    "quality": ".quality",
+    "sweep": ".sweep",
+    "latency": ".latency",
+    "ingest": ".ingest",
+    "growth": ".growth",
+    "rebuild": ".rebuild",
+    "cache": ".cache",
+    "recording": ".recording",
+    "doctor": ".doctor",
+    "dashboard": ".dashboard",
+    "locks": ".locks",
+    "import_v1": ".import_v1",
+    "restore": ".restore",
+    "workers": ".workers",
+    "pgbouncer": ".pgbouncer",
+    "load": ".load",
+    "capacity": ".capacity",
+    "peers": ".peers.benchmark",
+}
 
 #: What a judged folder holds.
 JUDGED = (
@@ -48,39 +70,8 @@ def main() -> int:
 
     from cartrita.embedded.postgres import EmbeddedPostgres
 
-    from . import (
-        cache,
-        doctor,
-        growth,
-        import_v1,
-        ingest,
-        latency,
-        locks,
-        quality,
-        rebuild,
-        recording,
-        restore,
-        sweep,
-    )
-    from .peers import benchmark as peers
-
-    benchmarks: dict[str, Callable[..., bool]] = {
-        "quality": quality.run,
-        "sweep": sweep.run,
-        "latency": latency.run,
-        "ingest": ingest.run,
-        "recording": recording.run,
-        "import_v1": import_v1.run,
-        "rebuild": rebuild.run,
-        "growth": growth.run,
-        "locks": locks.run,
-        "doctor": doctor.run,
-        "cache": cache.run,
-        "peers": peers.run,
-        "restore": restore.run,
-    }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*benchmarks, []], metavar="NAME")
+    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME")
     parser.add_argument(
         "--data",
         nargs="+",
@@ -90,13 +81,18 @@ def main() -> int:
         help="peers: judged folders to compare by, instead of the three at hand",
     )
     parser.add_argument(
-        "--rows", type=int, help="import_v1, growth, peers: only so many rows, for a first look"
+        "--rows",
+        type=int,
+        help="import_v1, growth, peers, capacity: only so many rows, for a first look",
     )
+    parser.add_argument("--seconds", type=int, help="load: only so long, for a first look (300)")
     given = parser.parse_args()
-    names = given.names or list(benchmarks)
+    names = given.names or list(BENCHMARKS)
     options: dict[str, dict[str, Any]] = {
         "import_v1": {"rows": given.rows},
         "growth": {"rows": given.rows},
+        "capacity": {"rows": given.rows},
+        "load": {"seconds": given.seconds},
         "peers": {"rows": given.rows, "data": given.data},
     }
 
@@ -110,8 +106,9 @@ def main() -> int:
         try:
             call_command("migrate", verbosity=0)
             for name in names:
-                print(f"== {name}: {sys.modules[benchmarks[name].__module__].__doc__}")
-                met &= benchmarks[name](connection, **options.get(name, {}))
+                module = import_module(BENCHMARKS[name], __package__)
+                print(f"== {name}: {module.__doc__}")
+                met &= module.run(connection, **options.get(name, {}))
         finally:
             connection.close()
             EmbeddedPostgres.from_settings().stop()
