@@ -7,7 +7,8 @@ NODE_STAMP := tests/node/node_modules/.installed
 PEERS := tests/benchmarks/requirements-peers.txt
 PEERS_STAMP := .bench-venv/.installed
 # command=Debian's package
-SYSTEM_PACKAGES := pgbouncer=pgbouncer redis-server=redis-server redis-sentinel=redis-sentinel
+SYSTEM_PACKAGES := pgbouncer=pgbouncer redis-server=redis-server redis-sentinel=redis-sentinel \
+    chromium=chromium chromedriver=chromium-driver
 ARGS ?=
 
 .DEFAULT_GOAL := help

@@ -38,6 +38,7 @@ from cartrita_search.models import (
     RetrievalConfig,
     SchemaMigration,
     SearchDocument,
+    SearchJudgement,
     SearchPerformanceMetric,
     SearchSettings,
     SourceCheckpoint,
@@ -57,6 +58,7 @@ ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt;"
 #: Every model with a page, and whether its rows may be added, changed and deleted there.
 PAGES: dict[Model, str] = {
     RetrievalConfig: "add change delete",
+    SearchJudgement: "delete",
     SearchDocument: "add change delete",
     SearchSettings: "change",
     EmbeddingModel: "change",
@@ -129,6 +131,9 @@ def make_rows(user: User, number: int) -> None:
         worker="host:1",
     )
     RetrievalConfig.objects.create(user=user, config_name=SCRIPT)
+    SearchJudgement.objects.create(
+        user=user, query_text=SCRIPT, source_table="books", source_id="1", grade=1
+    )
     SearchPerformanceMetric.objects.create(
         user=user, search_type="hybrid", query_text=SCRIPT, result_count=1, execution_time_ms=2.5
     )
@@ -378,7 +383,9 @@ def test_adding_and_changing_a_config_is_written_to_its_history(
 
     entry = LogEntry.objects.get(action_flag=CHANGE)
     assert entry.get_edited_object() == config
-    assert entry.get_change_message() == "Changed Vector weight and Keyword weight."
+    assert entry.get_change_message() == (
+        "Changed vector weight 0.7 → 0.25 and keyword weight 0.3 → 0.75."
+    )
     assert entry.get_change_message() in admin_client.get(url("history", config)).text
 
 

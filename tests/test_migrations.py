@@ -49,6 +49,7 @@ STEPS = (
     "0014_metrics_by_month",
     "0015_result_cache",
     "0016_session_registry",
+    "0017_judgements",
 )
 #: It changes rows, and nothing in the catalog.
 DATA_STEP = "0009_reweigh_keywords"

@@ -16,9 +16,11 @@ from ..models import owner_name
 if TYPE_CHECKING:
     ModelAdmin: TypeAlias = admin.ModelAdmin[Any]
     ModelForm: TypeAlias = forms.ModelForm[Any]
+    StackedInline: TypeAlias = admin.StackedInline[Any, Any]
     AnyPaginator: TypeAlias = Paginator[Any]
 else:  # the classes themselves take no type argument
-    ModelAdmin, ModelForm, AnyPaginator = admin.ModelAdmin, forms.ModelForm, Paginator
+    ModelAdmin, StackedInline = admin.ModelAdmin, admin.StackedInline
+    ModelForm, AnyPaginator = forms.ModelForm, Paginator
 
 
 class CappedPaginator(AnyPaginator):
