@@ -316,7 +316,7 @@ def with_inline(response: Any) -> dict[str, str]:
         for form in [inline.formset.management_form, *inline.formset.forms]:
             for field in form:
                 value = field.value()
-                if value not in (None, False):
+                if value is not None and value is not False:
                     data[field.html_name] = "on" if value is True else str(value)
     return data
 
@@ -350,6 +350,7 @@ def test_a_second_active_one_is_refused_on_the_page_of_the_person(
     first = {name: value for name, value in data.items() if name.startswith("retrieval_configs-0")}
     second = {name.replace("-0-", "-1-"): value for name, value in first.items()}
     del second["retrieval_configs-1-id"]
+    second["retrieval_configs-1-max_results"] = "5"
     data |= second | {"retrieval_configs-TOTAL_FORMS": "2"}
     response = admin_client.post(person_page(ada), data)
     assertContains(response, "make that one inactive first")

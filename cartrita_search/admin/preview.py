@@ -11,7 +11,7 @@ from uuid import UUID
 from django import forms
 from django.core.cache import cache
 from django.core.exceptions import PermissionDenied
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -117,6 +117,7 @@ def view(model_admin: Any, request: HttpRequest, object_id: str) -> HttpResponse
         "title": f"Preview: {config}",
         "opts": model_admin.opts,
         "original": config,
+        "has_change_permission": model_admin.has_change_permission(request, config),
         "media": model_admin.media,
     }
     return TemplateResponse(request, f"{name}preview.html", context, status=status)
@@ -212,19 +213,21 @@ def _compare(config: RetrievalConfig, edited: dict[str, Any]) -> Comparison:
         embedder = get_embedder()
         vector = embedder.embed_query(question)
         options["model"] = embedder.name
-        before, after = (
-            search(
-                question,
-                vector=vector,
-                vector_weight=values["vector_weight"],
-                **options
-                | {
-                    "threshold": values["similarity_threshold"],
-                    "rerank": values["rerank_enabled"],
-                },
+        # A savepoint: words are searched for on the same connection if this fails.
+        with transaction.atomic():
+            before, after = (
+                search(
+                    question,
+                    vector=vector,
+                    vector_weight=values["vector_weight"],
+                    **options
+                    | {
+                        "threshold": values["similarity_threshold"],
+                        "rerank": values["rerank_enabled"],
+                    },
+                )
+                for values in (saved, edited)
             )
-            for values in (saved, edited)
-        )
     except SearchError as error:
         # No embedder, a service that is silent, a model without a vector yet: words remain.
         keyword_only = error.message
