@@ -65,9 +65,7 @@ def curve(series: Mapping[str, Sequence[tuple[float, float]]], marks: Sequence[s
     """Lines through points; those named in `marks` are single points, drawn large."""
     import pygal
 
-    chart = pygal.XY(
-        style=_style(), js=[], legend_at_bottom=True, xrange=(0, 1), **_SIZE, **_PLAIN
-    )
+    chart = pygal.XY(style=_style(), xrange=(0, 1), **_PLAIN)
     for name, points in series.items():
         is_mark = name in marks
         chart.add(name, list(points), dots_size=7 if is_mark else 2, stroke=not is_mark)
