@@ -151,7 +151,6 @@ class RetrievalConfigAdmin(FilledInByDatabase, Owned):
     }
 
     class Media:
-        css = {"all": ("cartrita_search/admin.css",)}  # noqa: RUF012
         js = ("cartrita_search/weights.js",)
 
     def get_urls(self) -> list[URLPattern]:

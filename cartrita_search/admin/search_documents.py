@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils.html import format_html_join
 
 from ..models import Embedding, SearchDocument
-from .base import FilledInByDatabase, LargeTable, ModelAdmin, ModelForm, Owned
+from .base import FilledInByDatabase, LargeTable, ModelForm, Owned
 from .languages import LanguageSelect
 
 
@@ -24,7 +24,7 @@ class SourceFilter(admin.SimpleListFilter):
     title = "source table"
     parameter_name = "source_table"
 
-    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         # From one source to the next through the unique index, a step each:
         # DISTINCT would read an entry for every document.
         with connection.cursor() as cursor:
