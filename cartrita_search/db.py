@@ -11,15 +11,22 @@ import sys
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from django.db import DEFAULT_DB_ALIAS, ProgrammingError, connections, transaction
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    OperationalError,
+    ProgrammingError,
+    connections,
+    transaction,
+)
 from psycopg import sql
 from psycopg.adapt import Dumper
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import InsufficientPrivilege
 from psycopg.pq import Format
 
@@ -143,7 +150,8 @@ class Requirement:
         return f"{self.problem} {self.remedy}"
 
 
-def _version(text: str) -> tuple[int, ...]:
+def version_tuple(text: str) -> tuple[int, ...]:
+    """``0.8.10`` as numbers, which compare as versions do."""
     return tuple(int(part) for part in text.split(".") if part.isdigit())
 
 
@@ -162,13 +170,16 @@ def missing_requirement(connection: BaseDatabaseWrapper) -> Requirement | None:
                    e.extversion,
                    e.extnamespace::regnamespace::text,
                    a.default_version,
-                   current_database()
+                   current_database(),
+                   has_schema_privilege('public', 'CREATE'),
+                   quote_ident(current_user)
             FROM (SELECT) AS one
             LEFT JOIN pg_extension AS e ON e.extname = 'vector'
             LEFT JOIN pg_available_extensions AS a ON a.name = 'vector'
             """
         )
-        server, schema, installed, namespace, available, database = cursor.fetchone()
+        row = cursor.fetchone()
+    server, schema, installed, namespace, available, database, may_create, role = row
     if server < MINIMUM_POSTGRESQL:
         return Requirement(
             f"PostgreSQL {server} is too old; {MINIMUM_POSTGRESQL} or newer is needed.",
@@ -185,8 +196,8 @@ def missing_requirement(connection: BaseDatabaseWrapper) -> Requirement | None:
             f"Install the server's package (Debian: postgresql-{server}-pgvector, version "
             f"{minimum} or newer), then run: CREATE EXTENSION vector;",
         )
-    if installed is not None and _version(installed) < MINIMUM_PGVECTOR:
-        if available is not None and _version(available) >= MINIMUM_PGVECTOR:
+    if installed is not None and version_tuple(installed) < MINIMUM_PGVECTOR:
+        if available is not None and version_tuple(available) >= MINIMUM_PGVECTOR:
             return Requirement(
                 f"pgvector {installed} is too old; {minimum} or newer is needed.",
                 f"Run in database {database}: ALTER EXTENSION vector UPDATE;",
@@ -195,7 +206,7 @@ def missing_requirement(connection: BaseDatabaseWrapper) -> Requirement | None:
             f"pgvector {installed} is too old; {minimum} or newer is needed.",
             "Install a newer package on the server, then run: ALTER EXTENSION vector UPDATE;",
         )
-    if installed is None and _version(available) < MINIMUM_PGVECTOR:
+    if installed is None and version_tuple(available) < MINIMUM_PGVECTOR:
         return Requirement(
             f"The server offers pgvector {available}; {minimum} or newer is needed.",
             "Install a newer package on the server, then run: CREATE EXTENSION vector;",
@@ -205,6 +216,11 @@ def missing_requirement(connection: BaseDatabaseWrapper) -> Requirement | None:
             f"pgvector is not in database {database}, and this role may not create it.",
             "Run there as a superuser, or as your provider's administrator: "
             "CREATE EXTENSION vector;",
+        )
+    if not may_create:
+        return Requirement(
+            f"Role {role} may not create tables in schema public of database {database}.",
+            f"Run there as the schema's owner: GRANT CREATE ON SCHEMA public TO {role};",
         )
     if installed is not None and namespace != "public":
         return Requirement(
@@ -237,7 +253,7 @@ def pgvector_version(connection: BaseDatabaseWrapper) -> tuple[int, ...] | None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
         row = cursor.fetchone()
-    return _version(row[0]) if row else None
+    return version_tuple(row[0]) if row else None
 
 
 #: The advisory locks of work that one process at a time may do in one database.
@@ -245,6 +261,9 @@ def pgvector_version(connection: BaseDatabaseWrapper) -> tuple[int, ...] | None:
 REBUILD_LOCK = 1129533001
 MIGRATION_LOCK = 1129533002
 IMPORT_LOCK = 1129533003
+BACKUP_LOCK = 1129533010
+#: Held in the maintenance database, as the one restored need not exist.
+RESTORE_LOCK = 1129533011
 
 #: Between two looks at a lock that somebody else holds, in seconds.
 _POLL_SECONDS = (0.1, 0.4)
@@ -268,33 +287,54 @@ class LockHolder:
         )
 
 
+#: What Django and psycopg take beside libpq's own parameters.
+_NOT_LIBPQ = {"context", "cursor_factory", "prepare_threshold", "server_side_binding"}
+
+
+def direct_parameters(using: str = DEFAULT_DB_ALIAS) -> dict[str, Any]:
+    """libpq's parameters of the server itself, the password among them.
+
+    By DIRECT_DATABASE_URL if that is set, else of Django's database ``using``.
+    """
+    if url := search_settings().direct_database_url:
+        try:
+            return dict(conninfo_to_dict(url))
+        except psycopg.ProgrammingError:
+            # Its message may quote the part with the password.
+            raise InvalidArgument(
+                "MIGRATE_DATABASE_URL cannot be read.",
+                "Nothing was changed. It must be like postgres://user:password@host:5432/name,"
+                " with special characters of the password written as %XX.",
+            ) from None
+    parameters = connections[using].get_connection_params()
+    return {key: value for key, value in parameters.items() if key not in _NOT_LIBPQ}
+
+
 @contextmanager
 def direct_connection(
-    application_name: str, *, using: str = DEFAULT_DB_ALIAS
+    application_name: str, *, using: str = DEFAULT_DB_ALIAS, dbname: str | None = None
 ) -> Iterator[psycopg.Connection]:
     """A connection of one's own to the server itself, in autocommit mode.
 
-    By DIRECT_DATABASE_URL if that is set, else to where Django's database ``using`` is.
+    Where `direct_parameters` say, to another database of that server by ``dbname``.
     Raises `PoolerRefused` if a pooler is in between all the same: it would hand the
     session, and the lock it holds, to somebody else.
     """
-    parameters = connections[using].get_connection_params()
-    url = search_settings().direct_database_url
-    known = {
-        key: value
-        for key, value in parameters.items()
-        if key not in {"context", "cursor_factory", "prepare_threshold", "server_side_binding"}
-    }
-    # An idle session holds the lock for as long as the work takes.
-    options = f"{known.pop('options', '')} -c idle_session_timeout=0".strip()
-    settings = known | {"application_name": application_name, "options": options}
-    if url:
-        settings = {"application_name": application_name, "options": options}
+    settings = direct_parameters(using) | {"application_name": application_name}
+    if dbname is not None:
+        settings["dbname"] = dbname
     try:
-        connection = psycopg.connect(url, autocommit=True, **settings)
-    except psycopg.OperationalError as error:
+        try:
+            connection = psycopg.connect(autocommit=True, **settings)
+        except psycopg.OperationalError:
+            if dbname is not None or search_settings().direct_database_url:
+                raise
+            # The embedded server makes its database with Django's first connection.
+            connections[using].ensure_connection()
+            connection = psycopg.connect(autocommit=True, **settings)
+    except (psycopg.OperationalError, OperationalError) as error:
         raise DatabaseUnreachable(
-            f"No connection to the database server: {error}".strip() + ".",
+            f"No connection to the database server: {' '.join(str(error).split())}.",
             "Nothing was changed. Check DATABASE_URL, or MIGRATE_DATABASE_URL if it is set.",
         ) from error
     with connection:
@@ -305,7 +345,23 @@ def direct_connection(
                 "The connection goes through a pooler, which cannot hold a session's lock.",
                 "Nothing was changed. Set MIGRATE_DATABASE_URL to the server itself.",
             )
+        # An idle session holds the lock for as long as the work takes. Not as an option of
+        # the connection: a pooler would refuse that one before it is known for a pooler.
+        connection.execute("SET idle_session_timeout = 0")
         yield connection
+
+
+def one_row(
+    connection: psycopg.Connection, query: str | sql.Composed, arguments: Sequence[object] = ()
+) -> tuple[Any, ...]:
+    """The row of a query that always gives one."""
+    statement = query.encode() if isinstance(query, str) else query
+    # Without arguments a % in a name is no placeholder.
+    cursor = connection.execute(statement, arguments or None)
+    row = cursor.fetchone()
+    if row is None:
+        raise LookupError("a query that always gives a row gave none")
+    return tuple(row)
 
 
 def lock_holder(connection: psycopg.Connection, key: int) -> LockHolder | None:
@@ -359,7 +415,8 @@ def advisory_lock(
     try:
         yield
     finally:
-        if not connection.closed:
+        # A connection that is gone took the lock with it.
+        with suppress(psycopg.OperationalError):
             connection.execute("SELECT pg_advisory_unlock(%s)", [key])
 
 
@@ -386,7 +443,12 @@ _TABLE_PRIVILEGES = {
 
 
 #: Building and dropping indexes takes the table's owner in any case.
-_OWNER_ONLY = {"rebuild_vector_indexes", "tune_vector_index", "drop_vector_index"}
+_OWNER_ONLY = {
+    "rebuild_vector_indexes",
+    "tune_vector_index",
+    "swap_vector_index",
+    "drop_vector_index",
+}
 
 
 def grant_to_role(connection: BaseDatabaseWrapper, role: str) -> list[str]:

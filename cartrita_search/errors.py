@@ -94,6 +94,12 @@ class RebuildInProgress(SearchError):
     code = "SE010"
 
 
+class RebuildFailed(SearchError):
+    """A vector index could not be built or put in place; the former one goes on serving."""
+
+    code = "SE042"
+
+
 class NotMigrated(SearchError):
     """A table or function of this package is not in the database."""
 
@@ -174,6 +180,12 @@ class RedisUnavailable(SearchError):
 
     code = "SE040"
     exit_code = 75
+
+
+class MigrationDrift(SearchError):
+    """What the database records of its migrations is not what this release has."""
+
+    code = "SE041"
 
 
 class EmbeddedServerError(SearchError):

@@ -49,6 +49,7 @@ from .ingest import (
     BATCH_SIZE,
     KEPT_REFUSALS,
     Document,
+    Finish,
     IngestReport,
     prune_source,
     upsert_documents,
@@ -504,6 +505,7 @@ def load_file(
     dry_run: bool = False,
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], object] | None = None,
+    finish: Finish | None = None,
     using: str = DEFAULT_DB_ALIAS,
 ) -> LoadReport:
     """Store the documents of a file, in constant memory.
@@ -514,7 +516,8 @@ def load_file(
     batches that are a transaction each. With `on_error` "raise" the whole load is
     one transaction, which any such line undoes.
 
-    `index` and `expected`, the number of lines if it is known, are `upsert_documents`'.
+    `index`, `finish`, and `expected`, the number of lines if it is known, are
+    `upsert_documents`'.
 
     `prune` deletes what the database holds of the file's sources and the file does
     not, chunks beyond a row's last among it; but not where a line was refused, which
@@ -540,6 +543,7 @@ def load_file(
                     index=index,
                     expected=expected,
                     batch_size=batch_size,
+                    finish=finish,
                     using=using,
                 )
                 load.add(stored)

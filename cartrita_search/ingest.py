@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
@@ -27,6 +27,9 @@ from .errors import (
     ZeroVector,
     search_errors,
 )
+
+if TYPE_CHECKING:
+    from django.db.backends.utils import CursorWrapper
 
 #: Rows of one batch: a kill loses no more than these.
 BATCH_SIZE = 5000
@@ -129,6 +132,12 @@ OnError = Literal["report", "raise"]
 Index = Literal["auto", "keep", "rebuild"]
 
 
+class Finish(Protocol):
+    """What a large load ends with: `finish_load`, or another way to do the same."""
+
+    def __call__(self, model: str | None = None, *, using: str) -> str: ...
+
+
 def upsert_documents(
     documents: Iterable[Document],
     *,
@@ -139,6 +148,7 @@ def upsert_documents(
     replace_owner: bool = False,
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], object] | None = None,
+    finish: Finish | None = None,
     using: str = DEFAULT_DB_ALIAS,
 ) -> IngestReport:
     """Store documents, and the vectors they bring, under `model` (None: the default model).
@@ -169,7 +179,8 @@ def upsert_documents(
     `finish_load` if the plan is to have one.
 
     ``progress`` is called with the number of rows of each finished batch. After a
-    large load that was not put aside, call `finish_load`.
+    large load that was not put aside, call `finish_load`. ``finish`` stands in for it where
+    the load ends with it: `ops.vector_indexes.finish_load` lets writers go on meanwhile.
     """
     load = _Load(
         model=model,
@@ -179,6 +190,7 @@ def upsert_documents(
         progress=progress,
         using=using,
         replace_owner=replace_owner,
+        finish=finish or finish_load,
     )
     return load.run(documents, load.document_row, expected)
 
@@ -192,6 +204,7 @@ def upsert_embeddings(
     expected: int | None = None,
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], object] | None = None,
+    finish: Finish | None = None,
     using: str = DEFAULT_DB_ALIAS,
 ) -> IngestReport:
     """Store vectors under `model` for documents that are stored already.
@@ -206,6 +219,7 @@ def upsert_embeddings(
         batch_size=batch_size,
         progress=progress,
         using=using,
+        finish=finish or finish_load,
     )
     return load.run(vectors, load.vector_row, expected)
 
@@ -228,6 +242,38 @@ def finish_load(model: str | None = None, *, using: str = DEFAULT_DB_ALIAS) -> s
         if not connections[using].in_atomic_block:
             cursor.execute("VACUUM (ANALYZE) search_documents, embeddings")
     return report
+
+
+class MergedBatch(NamedTuple):
+    """What `merge_batch` did, counted by rows; see merge_ingest_batch() in SQL."""
+
+    inserted: int
+    updated: int
+    new_vectors: int
+    #: Positions of vectors without a document, which were left out.
+    missing: list[int]
+
+
+def merge_batch(
+    cursor: CursorWrapper,
+    *,
+    model: str | None,
+    dimensions: int | None,
+    deferred: bool,
+    replace_owner: bool,
+) -> MergedBatch:
+    """Bring documents and vectors up to the rows of the table that `STAGING` made, and drop it.
+
+    The rows are the caller's to have checked; each key is there once.
+    """
+    cursor.execute(
+        "SELECT * FROM merge_ingest_batch(%s, %s, %s, %s)",
+        [model, dimensions, deferred, replace_owner],
+    )
+    merged = MergedBatch(*cursor.fetchone())
+    # Within a transaction of the caller's it would outlive the batch.
+    cursor.execute("DROP TABLE pg_temp.ingest_batch")
+    return merged
 
 
 def delete_source(source_table: str, *, using: str = DEFAULT_DB_ALIAS) -> int:
@@ -281,14 +327,21 @@ _Merged = tuple[int, int, int, list[_Key]]
 _NOT_FINITE = "The vector is empty, or holds NaN or infinity."
 _NO_DOCUMENT = InvalidArgument("There is no such document.")
 
-_STAGING = """
+#: Makes what `merge_batch` takes up, to be filled in between, in the batch's transaction.
+STAGING = """
     CREATE TEMPORARY TABLE ingest_batch (
         position integer, source_table text, source_id text, chunk_index integer,
         user_id bigint, title text, content text, tags text[], language text,
-        metadata jsonb, content_hash text, embedding vector
+        metadata jsonb, content_hash text, embedding vector, created_at timestamptz
     ) ON COMMIT DROP
 """
-#: Of its columns; "bytea" is what comes in binary form already.
+_COPY = """
+    COPY pg_temp.ingest_batch (
+        position, source_table, source_id, chunk_index, user_id, title, content, tags,
+        language, metadata, content_hash, embedding
+    ) FROM STDIN (FORMAT binary)
+"""
+#: Of these columns; "bytea" is what comes in binary form already.
 _TYPES = ("int4", "text", "text", "int4", "int8", "text", "text", *["bytea", "text"] * 2, "bytea")
 
 _NO_TAGS = struct.pack(">iii", 0, 0, 25)  # an array of no dimension, of type text
@@ -336,6 +389,7 @@ class _Load:
     progress: Callable[[int], object] | None
     using: str
     replace_owner: bool = False
+    finish: Finish
     report: IngestReport = field(default_factory=IngestReport)
     dimensions: int | None = None
     indexed_rows: int = 0
@@ -563,25 +617,22 @@ class _Load:
             transaction.atomic(using=self.using),
             connection.cursor() as cursor,
         ):
-            cursor.execute(_STAGING)
-            with (
-                connection.wrap_database_errors,
-                cursor.copy("COPY pg_temp.ingest_batch FROM STDIN (FORMAT binary)") as copy,
-            ):
+            cursor.execute(STAGING)
+            with connection.wrap_database_errors, cursor.copy(_COPY) as copy:
                 copy.set_types(_TYPES)
                 for position, key in enumerate(keys, 1):
                     copy.write_row((position, *key, *rows[key]))
-            cursor.execute(
-                "SELECT * FROM merge_ingest_batch(%s, %s, %s, %s)",
-                [self.model, self.dimensions, bool(self.deferred), self.replace_owner],
+            merged = merge_batch(
+                cursor,
+                model=self.model,
+                dimensions=self.dimensions,
+                deferred=bool(self.deferred),
+                replace_owner=self.replace_owner,
             )
-            inserted, updated, new_vectors, positions = cursor.fetchone()
-            # Within a transaction of the caller's it would outlive the batch.
-            cursor.execute("DROP TABLE pg_temp.ingest_batch")
-            missing = [keys[position - 1] for position in positions]
+            missing = [keys[position - 1] for position in merged.missing]
             if missing and self.on_error == "raise":
                 self._refuse(missing[0], _NO_DOCUMENT)
-        return inserted, updated, new_vectors, missing
+        return merged.inserted, merged.updated, merged.new_vectors, missing
 
     def _goes_side_by_side(self, rows: int) -> bool:
         """Whether a second connection is to take half of these rows.
@@ -614,7 +665,7 @@ class _Load:
             return
         if not self.deferred:
             if self._wants_its_first_index():
-                self.report.index = finish_load(self.model, using=self.using)
+                self.report.index = self.finish(self.model, using=self.using)
             return
         if self.index == "auto":
             # Fewer were new than expected: the index takes them in as they are.
@@ -625,7 +676,7 @@ class _Load:
                     cursor.execute(_PUBLISH, [self.model])
                     return
         try:
-            self.report.index = finish_load(self.model, using=self.using)
+            self.report.index = self.finish(self.model, using=self.using)
         except RebuildInProgress as error:
             raise RebuildInProgress(
                 error.message,

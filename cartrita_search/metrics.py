@@ -31,6 +31,7 @@ from django.db import DataError, IntegrityError, ProgrammingError, connections, 
 from django.utils.crypto import salted_hmac
 from psycopg.types.json import Jsonb
 
+from . import prometheus
 from .conf import SearchSettings, search_settings
 from .models import SearchPerformanceMetric
 
@@ -63,23 +64,34 @@ class SearchMetric:
     #: From the call to the answer, embedding and re-ranking included.
     execution_time_ms: float
     user_id: int | None = None
-    #: The embedding model; None where no vector was used.
+    #: The embedding model. None: no vector was used, or the database's default model,
+    #: which is named when the row is written (of a search by meaning).
     model: str | None = None
     #: Kept only if STORE_QUERY_TEXT says so; otherwise its hash alone.
     query_text: str | None = None
     cache_hit: bool = False
-    #: Goes into the row's metadata: ``{"rerank_ms": 3.2}``, finite numbers and names.
+    #: Goes into the row's metadata, finite numbers and names. Searches give the parts of
+    #: ``execution_time_ms`` here: embed_ms, vector_ms, keyword_ms, rerank_ms, where the
+    #: part was done.
     details: Mapping[str, float | str | bool] = field(default_factory=dict)
 
 
 def record(metric: SearchMetric) -> None:
-    """Leave a row for this search, unless RECORD_SEARCHES is off or it is `suspended`.
+    """Count this search for Prometheus, and unless RECORD_SEARCHES is off leave a row.
 
-    Waits for nothing and raises nothing of the database's. The row's metadata holds
-    ``details``, ``model`` and ``zero_hits``.
+    Neither where it is `suspended`. Waits for nothing and raises nothing of the
+    database's. The row's metadata holds ``details``, ``model`` and ``zero_hits``.
     """
+    if _suspended.get():
+        return
+    prometheus.count_search(
+        metric.search_type,
+        metric.execution_time_ms / 1000,
+        cache_hit=metric.cache_hit,
+        zero_hits=metric.result_count == 0,
+    )
     settings = search_settings()
-    if settings.record_searches and not _suspended.get():
+    if settings.record_searches:
         _recorder.add(_row(metric, settings), settings)
 
 
@@ -162,7 +174,7 @@ class _Recorder:
         with self._changed:
             self._settings = settings
             if self._closed or len(self._rows) >= settings.metrics_buffer_rows:
-                self.dropped += 1
+                self._drop(1)
                 return
             self._rows.append(row)
             if self._thread is None:
@@ -225,9 +237,14 @@ class _Recorder:
 
     def _take_out(self, count: int, *, dropped: int = 0) -> None:
         with self._changed:
-            self.dropped += dropped
+            if dropped:
+                self._drop(dropped)
             for _ in range(count):
                 self._rows.popleft()
+
+    def _drop(self, rows: int) -> None:
+        self.dropped += rows
+        prometheus.count_dropped(rows)
 
     def _failed(self, consequence: str, error: Exception) -> None:
         if not self._failing:  # once an outage
@@ -245,10 +262,20 @@ def _write(rows: list[tuple[Any, ...]]) -> None:
         closing(connections.create_connection(alias)) as connection,
         connection.wrap_database_errors,
         connection.cursor() as cursor,
-        cursor.copy(_COPY) as copy,
     ):
-        for row in rows:
-            copy.write_row(row)
+        unnamed = [
+            metadata.obj
+            for _, search_type, *_, metadata in rows
+            if search_type != "keyword" and metadata.obj["model"] is None
+        ]
+        if unnamed:
+            cursor.execute("SELECT name FROM public.embedding_models WHERE is_default")
+            (name,) = cursor.fetchone() or (None,)
+            for metadata in unnamed:
+                metadata["model"] = name
+        with cursor.copy(_COPY) as copy:
+            for row in rows:
+                copy.write_row(row)
 
 
 _recorder = _Recorder()

@@ -111,6 +111,12 @@ class SchemaMigration(models.Model):
         return self.version
 
 
+def validate_positive(value: float) -> None:
+    """Above 0: a share."""
+    if not value > 0:
+        raise ValidationError("This must be above 0.")
+
+
 class SearchSettings(models.Model):
     """The one row of thresholds and budgets that every client shares."""
 
@@ -162,6 +168,17 @@ class SearchSettings(models.Model):
         default=64,
         validators=[MinValueValidator(4), MaxValueValidator(1000)],
         help_text="At least twice m.",
+    )
+    rebuild_growth = models.FloatField(
+        default=0.3,
+        validators=[validate_positive],
+        help_text="An index is due when a model has this share of vectors more, or fewer.",
+    )
+    rebuild_dead_share = models.FloatField(
+        "rebuild dead share",
+        default=0.2,
+        validators=[validate_positive, MaxValueValidator(1)],
+        help_text="An index is due when this share of the rows of embeddings is dead.",
     )
 
     class Meta:
@@ -219,6 +236,7 @@ class EmbeddingModel(models.Model):
     measured_recall = models.FloatField(null=True, blank=True)
     indexed_rows = models.BigIntegerField(null=True, blank=True)
     indexed_at = models.DateTimeField(null=True, blank=True)
+    indexed_by = models.TextField(null=True, blank=True)  # noqa: DJ001 - NULL: by nobody yet
     visible_segment = models.IntegerField(default=0, editable=False)
     created_at = models.DateTimeField(db_default=Now())
 
@@ -546,7 +564,7 @@ class RedisSession(models.Model):
 
 
 class SourceCheckpoint(models.Model):
-    """How far an unfinished run of ``sync_documents`` has come in one source."""
+    """How far an unfinished run of ``sync_documents`` or ``import_v1`` has come in one source."""
 
     source_table = models.TextField(primary_key=True)
     last_key = models.TextField(null=True)  # noqa: DJ001 - NULL before the first batch

@@ -240,6 +240,17 @@ def _run(query: _Query, options: Options) -> list[Hit]:
 def _page(
     query: _Query, options: Options, user: int | None, details: dict[str, float]
 ) -> list[Hit]:
+    """The hits asked for, and in ``details`` the time of each leg and of re-ranking."""
+    started = time.perf_counter()
+    hits = _ranked_page(query, options, user, details)
+    if query.kind != "hybrid":  # which tells each leg's share itself
+        details[f"{query.kind}_ms"] = _milliseconds(started) - details.get("rerank_ms", 0.0)
+    return hits
+
+
+def _ranked_page(
+    query: _Query, options: Options, user: int | None, details: dict[str, float]
+) -> list[Hit]:
     """The hits asked for; the first of all re-ranked where that is wanted."""
     limit, offset = options.get("limit"), options.get("offset") or 0
     rerank = options.get("rerank")
@@ -252,9 +263,9 @@ def _page(
         limit = DEFAULT_LIMIT
     # What is no page at all is left for the database to refuse.
     if not rerank or not 0 <= offset < settings.rerank_depth or limit < 1:
-        return _fetch(query, options, user, limit, offset)
+        return _fetch(query, options, user, limit, offset, details=details)
     depth = settings.rerank_depth
-    hits = _fetch(query, options, user, max(depth, offset + limit), 0)
+    hits = _fetch(query, options, user, max(depth, offset + limit), 0, details=details)
     started = time.perf_counter()
     hits = [*_reranked(query, hits[:depth], options), *hits[depth:]]
     details["rerank_ms"] = _milliseconds(started)
@@ -266,7 +277,13 @@ def _milliseconds(started: float) -> float:
 
 
 def _fetch(
-    query: _Query, options: Options, user: int | None, limit: int, offset: int
+    query: _Query,
+    options: Options,
+    user: int | None,
+    limit: int,
+    offset: int,
+    *,
+    details: dict[str, float],
 ) -> list[Hit]:
     source = options.get("source")
     parameters: dict[str, Any] = {
@@ -303,7 +320,11 @@ def _fetch(
                 parameters[name] = default
     with search_errors(), binary_cursor(connections[_alias(options)]) as cursor:
         cursor.execute(statement, parameters)
-        return [to_hit(row) for row in cursor.fetchall()]
+        rows = cursor.fetchall()
+    if rows and query.kind == "hybrid":
+        legs = zip(("vector_ms", "keyword_ms"), rows[0][-1].split(","), strict=True)
+        details.update((name, float(taken)) for name, taken in legs if taken)
+    return [to_hit(row) for row in rows]
 
 
 def _prepared(
@@ -337,21 +358,21 @@ _SIMILARITY = """
         %(created_after)s::timestamptz, %(offset)s::integer)
 """
 _HYBRID = """
-    SELECT * FROM hybrid_search(
+    SELECT *, current_setting('cartrita_search.leg_ms') FROM hybrid_search(
         %(text)s, %(vector)s::vector, %(vector_weight)s, %(keyword_weight)s,
         %(threshold)s, %(limit)s::integer, NULL, %(source)s, %(model)s,
         %(metadata)s, %(fusion)s, %(language)s, %(sources)s::text[], %(tags)s::text[],
         %(created_after)s::timestamptz, %(offset)s::integer)
 """
 _HYBRID_FOR_USER = """
-    SELECT * FROM hybrid_search_for_user(
+    SELECT *, current_setting('cartrita_search.leg_ms') FROM hybrid_search_for_user(
         %(user)s::bigint, %(text)s, %(vector)s::vector, %(limit)s::integer,
         %(source)s, %(model)s, %(metadata)s, %(fusion)s, %(language)s,
         %(vector_weight)s, %(keyword_weight)s, %(threshold)s, %(sources)s::text[],
         %(tags)s::text[], %(created_after)s::timestamptz, %(offset)s::integer)
 """
 
-#: Columns of hybrid_search before those of `Explanation`.
+#: Columns of hybrid_search before those of `Explanation`; the last are the legs' times.
 _HIT_COLUMNS = 11
 
 
@@ -360,7 +381,7 @@ def _hit(row: Sequence[Any]) -> Hit:
 
 
 def _explained_hit(row: Sequence[Any]) -> Hit:
-    return replace(_hit(row), explanation=Explanation(*row[_HIT_COLUMNS:]))
+    return replace(_hit(row), explanation=Explanation(*row[_HIT_COLUMNS:-1]))
 
 
 def _configured(user: int, options: Options) -> tuple[bool, int]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 #: What a table takes of the terminal, in columns.
 WIDTH = 100
@@ -79,6 +79,54 @@ def progress(total: int, label: str, stream: TextIO) -> Iterator[Callable[[int],
 
 
 @contextmanager
+def phases(stream: TextIO) -> Iterator[Callable[[str, int, int | None, str], object]]:
+    """Yield ``show(name, done, total, unit)``, for work whose parts are told as they come.
+
+    On a terminal a bar for each part, with rate and remaining time; elsewhere a line as
+    each begins, and one for each tenth done. Where the total is None, as the part has
+    none, that is said.
+    """
+    from tqdm import tqdm
+
+    bar: Any = None
+    shown: tuple[str, int | None] | None = None
+    tenths = 0
+    started = monotonic()
+
+    def show(name: str, done: int, total: int | None, unit: str) -> None:
+        nonlocal bar, shown, tenths, started
+        if (name, total) != shown:
+            shown, tenths, started = (name, total), 0, monotonic()
+            name = name if total else f"{name} (no total)"
+            if stream.isatty():
+                if bar is not None:
+                    bar.close()
+                bar = tqdm(
+                    total=total,
+                    desc=name,
+                    unit=f" {unit}" if unit else "",
+                    file=stream,
+                    ncols=100,
+                    nrows=24,
+                )
+            else:
+                stream.write(f"{name}: {total} {unit}\n" if total else f"{name}\n")
+        if bar is not None:
+            bar.update(done - bar.n)
+        elif total and done * 10 // total > tenths:
+            tenths = done * 10 // total
+            left = tqdm.format_interval((total - done) * (monotonic() - started) / done)
+            stream.write(f"{name}: {done} of {total} {unit} ({tenths * 10} %), {left} left\n")
+        stream.flush()
+
+    try:
+        yield show
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+@contextmanager
 def stop_on_signals(stream: TextIO) -> Iterator[threading.Event]:
     """Yield an event that the first Ctrl-C or SIGTERM sets: the work ends where it may.
 
@@ -103,13 +151,17 @@ def stop_on_signals(stream: TextIO) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+def one_line(text: str) -> str:
+    """Stored or foreign text as one line, without what a terminal would obey."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:.3f}"
-    printable = "".join(c if c.isprintable() else " " for c in str(value))
-    return " ".join(printable.split())
+    return one_line(str(value))
 
 
 def _columns(text: str) -> int:

@@ -107,6 +107,8 @@ UNION ALL
 SELECT 'default privileges', concat_ws(' ', a.defaclrole::regrole, a.defaclobjtype),
     a.defaclacl::text
 FROM pg_default_acl AS a
+-- So that equal ones are also written the same, whatever plan the catalogs' statistics make.
+ORDER BY 1, 2
 """
 
 

@@ -96,6 +96,16 @@ def database(django_db_setup: None) -> dict[str, Any]:
 
 
 @pytest.fixture
+def other_databases(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """Django may connect, to databases of the test's own: the shared one is left alone.
+
+    The mark django_db would empty the shared one after each test.
+    """
+    with django_db_blocker.unblock():
+        yield
+
+
+@pytest.fixture
 def connect(database: dict[str, Any]) -> Iterator[Connect]:
     """As many raw connections as a test asks for."""
     with ExitStack() as stack:

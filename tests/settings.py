@@ -21,6 +21,7 @@ EMBEDDED_POSTGRES = {
     "fsync": "off",
     "full_page_writes": "off",
     "shared_buffers": "128MB",
+    "max_prepared_transactions": "5",  # tests/test_stuck_queries.py leaves one behind
 }
 
 # The default hasher takes a tenth of a second for each user made.

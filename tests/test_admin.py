@@ -502,6 +502,24 @@ def test_what_a_rebuild_records_is_not_for_hands(admin_client: Client) -> None:
     assert len(errors(admin_client.post(page, asked | {"target_recall": "0"}))) == 1
 
 
+def test_the_page_of_a_model_says_what_the_catalog_and_the_plan_say(
+    admin_client: Client,
+) -> None:
+    model = EmbeddingModel.objects.create(name="mini", dimensions=3)
+    page = url("change", model)
+    assert "No index; 0 vectors. No reason to rebuild it." in admin_client.get(page).text
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT vector_index_sql(p, vector_index_name('mini')) "
+            "FROM vector_index_plan('mini', 'hnsw') AS p"
+        )
+        cursor.execute(cursor.fetchone()[0])
+    text = admin_client.get(page).text
+    assert "hnsw on halfvec (m=16,ef_construction=64), valid" in text
+    assert "0 vectors, +0 since it was built." in text
+    assert "The plan is an exact scan, and there is an index (hnsw)." in text
+
+
 def test_a_storage_that_cannot_index_the_dimension_is_refused(admin_client: Client) -> None:
     model = EmbeddingModel.objects.create(name="large", dimensions=3072)
     page = url("change", model)

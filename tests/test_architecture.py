@@ -86,10 +86,10 @@ def test_imports_point_one_way(file: Path) -> None:
             *sys.stdlib_module_names,
         }
     elif part == "migration_operations":
-        assert used <= {"db"}
+        assert used <= {"adoption", "db"}
     else:
         assert not {name for name in used if layer(name) > layer(part)}
-        assert "migration_operations" not in used
+        assert part == "ops" or "migration_operations" not in used
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
@@ -129,18 +129,23 @@ OBJECTS = {
     "upsert_embedding_uuid": "upsert_embedding",  # an overload
     "vector_extension": "vector",
     "search_documents_keyword_columns": "search_documents",  # two columns more
+    "embedding_models_indexed_by": "embedding_models",  # a column more
+    "search_settings_rebuild": "search_settings",  # two columns more
     "embedding_models_preferred_storage": "embedding_models",  # a column more
     "search_settings_keyword_budget": "search_settings",  # another default
     "embeddings_segment": "embeddings",  # a column more
     "embedding_models_visible_segment": "embedding_models",
     "redis_sessions_revoked_at": "redis_sessions",
+    "search_performance_metrics_retention": "search_performance_metrics",  # another index
+    "cache_invalidation_log_retention": "cache_invalidation_log",  # another index
 }
 #: v1 had the extension before us, so it stays when we go.
 NEVER_DROPPED = "ingest/vector_extension"
 
 CREATE = re.compile(
     r"^(?:CREATE|ALTER) (?:OR REPLACE |UNIQUE )?(?P<kind>TABLE|VIEW|TYPE|FUNCTION|TRIGGER|INDEX|"
-    r"EXTENSION)(?: IF NOT EXISTS)?\s+(?:public\.)?(?P<name>\w+)(?:\s+ON public\.(?P<table>\w+))?",
+    r"EXTENSION)(?: IF NOT EXISTS| CONCURRENTLY)?\s+(?:public\.)?(?P<name>\w+)"
+    r"(?:\s+ON public\.(?P<table>\w+))?",
     re.MULTILINE,
 )
 

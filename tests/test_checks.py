@@ -81,6 +81,8 @@ def test_no_settings_at_all_mean_the_defaults(settings: LazySettings) -> None:
         ({"METRICS_FLUSH_SECONDS": 0}, '"METRICS_FLUSH_SECONDS"'),
         ({"METRICS_FLUSH_SECONDS": float("inf")}, '"METRICS_FLUSH_SECONDS"'),
         ({"METRICS_FLUSH_SECONDS": False}, '"METRICS_FLUSH_SECONDS"'),
+        ({"V1_TABLES": {"table": "notes"}}, '"V1_TABLES"'),
+        ({"V1_TABLES": [{"table": 1}]}, '"V1_TABLES"'),
         (["EMBEDDER"], "must be a dict, not list"),
         (None, "must be a dict, not NoneType"),
     ],
@@ -139,7 +141,8 @@ def test_an_old_pgvector_is_an_error_and_a_risky_one_a_warning(
     version: str, ids: list[str]
 ) -> None:
     set_version(version)
-    found = check_database()
+    # Beside W002, that the server's is a newer one.
+    found = [each for each in check_database() if str(each.id).endswith(("E002", "W001"))]
     assert ours(found) == ids
     for message in found:
         assert version in message.msg

@@ -372,7 +372,7 @@ def test_a_default_that_is_not_ready_is_told(
     assert "100 documents have no vector under the third" in err
     assert "the third has no index" in err
     # The very command that it names mends it.
-    run(*shlex.split(err.partition("embedding_models ")[2]))
+    call_command(*shlex.split(err.rpartition("manage.py ")[2]), stdout=StringIO())
     assert status("the third").index_method == "hnsw"
 
 

@@ -602,5 +602,39 @@ def test_each_search_leaves_a_row_in_the_metrics() -> None:
         ("keyword", 0, None),
     ]
     assert 0 < rows[0].metadata["rerank_ms"] < rows[0].execution_time_ms
-    assert rows[0].metadata["model"] == "flat"
+    # The caller named none: the database's default it was.
+    assert [row.metadata["model"] for row in rows] == ["flat", "flat", None]
     assert [row.metadata["zero_hits"] for row in rows] == [False, False, True]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("clean_tables")
+@pytest.mark.parametrize("user", [None, 4])
+def test_the_metrics_tell_the_time_of_each_leg(user: int | None) -> None:
+    upsert_documents(
+        [Document("notes", str(n), "", "wing", [1, n / 9], user_id=4) for n in range(9)],
+        model="flat",
+    )
+    with override_settings(CARTRITA_SEARCH=settings.CARTRITA_SEARCH | {"RECORD_SEARCHES": True}):
+        search("wing", vector=[1, 0], user=user)
+        search("wing", vector=[1, 0], user=user, limit=5, offset=100)  # nothing left
+        search("wing", vector=[1, 0], user=user, vector_weight=0)
+        search("unknown", vector=[1, 0], user=user)
+        similarity_search([1, 0], user=user, rerank=True)
+        keyword_search("wing", user=user)
+        metrics.flush()
+
+    rows = list(SearchPerformanceMetric.objects.order_by("id"))
+    legs = [sorted(row.metadata.keys() & {"vector_ms", "keyword_ms"}) for row in rows]
+    assert legs == [
+        ["keyword_ms", "vector_ms"],
+        [],
+        ["keyword_ms"],
+        ["vector_ms"],
+        ["vector_ms"],
+        ["keyword_ms"],
+    ]
+    for row, names in zip(rows, legs, strict=True):
+        parts = [row.metadata[name] for name in (*names, "rerank_ms") if name in row.metadata]
+        assert all(part > 0 for part in parts)
+        assert sum(parts) < row.execution_time_ms

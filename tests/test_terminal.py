@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from cartrita_search import terminal
-from cartrita_search.terminal import progress, stop_on_signals, table
+from cartrita_search.terminal import phases, progress, stop_on_signals, table
 
 
 class Terminal(io.StringIO):
@@ -123,3 +123,31 @@ def test_the_first_signal_asks_to_stop_and_the_second_stops(number: signal.Signa
             signal.raise_signal(number)
     assert signal.getsignal(number) == before
     assert said.getvalue() == "Stopping after the work in hand; once more stops at once.\n"
+
+
+def test_phases_are_lines_in_a_log() -> None:
+    log = io.StringIO()
+    with phases(log) as show:
+        show("waiting", 0, None, "transactions")
+        show("waiting", 0, None, "transactions")
+        show("loading", 0, 100, "blocks")
+        show("loading", 25, 100, "blocks")
+        show("loading", 26, 100, "blocks")
+        show("loading", 100, 100, "blocks")
+    assert log.getvalue().splitlines() == [
+        "waiting (no total)",
+        "loading: 100 blocks",
+        "loading: 25 of 100 blocks (20 %), 00:00 left",
+        "loading: 100 of 100 blocks (100 %), 00:00 left",
+    ]
+
+
+def test_phases_are_bars_on_a_terminal() -> None:
+    screen = Terminal()
+    with phases(screen) as show:
+        show("waiting for pid 7", 3, None, "transactions")
+        show("loading", 50, 100, "blocks")
+    shown = screen.getvalue()
+    assert "waiting for pid 7 (no total): 3 transactions" in shown
+    assert "loading:  50%" in shown
+    assert "50/100" in shown

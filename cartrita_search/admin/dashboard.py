@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,6 +17,8 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 
 from ..models import OperatorAction, RedisSession, SearchPerformanceMetric, VectorSearchStats
+from ..ops import doctor
+from ..ops.vector_indexes import IndexStatus, statuses
 from . import charts
 
 
@@ -112,9 +113,7 @@ def view(model_admin: Any, request: HttpRequest) -> HttpResponse:
         since = timezone.now() - chosen.span
         context |= {"usage": usage(chosen, since), "questions": zero_hit_questions(since)}
     if "embeddingmodel" in allowed:
-        room = _room("vector_indexes")
-        found = room.statuses() if room else []
-        context["indexes"] = [(status, *badge(status)) for status in found]
+        context["indexes"] = [(status, *badge(status)) for status in statuses()]
     if "redissession" in allowed:
         context["sessions"] = (
             RedisSession.objects.filter(revoked_at=None, expires_at__gt=timezone.now())
@@ -133,8 +132,7 @@ def health_view(model_admin: Any, request: HttpRequest) -> HttpResponse:
     context: dict[str, Any] = {"allowed": allowed}
     if "vectorsearchstats" in allowed:
         context["freshness"] = _kept("freshness", _freshness)
-    doctor = _room("doctor")
-    if "operatoraction" in allowed and doctor:
+    if "operatoraction" in allowed:
         thresholds = doctor.Thresholds(patience=PATIENCE_SECONDS)
         context["examination"] = _kept("doctor", lambda: doctor.examine(thresholds=thresholds))
     name = "health_part" if request.headers.get("X-Requested-With") == "fetch" else "health"
@@ -229,7 +227,7 @@ def zero_hit_questions(since: datetime) -> Sequence[tuple[str | None, str | None
         return found
 
 
-def badge(status: Any) -> tuple[str, str]:
+def badge(status: IndexStatus) -> tuple[str, str]:
     """How an index stands, as a class of the page's style and in words."""
     if status.is_valid is False:
         return "error", "invalid"
@@ -260,10 +258,3 @@ def _freshness() -> Any:
 def _kept(name: str, look: Any) -> Any:
     """What was found in the last minutes, or what is found now."""
     return cache.get_or_set(f"cartrita_search:dashboard:{name}", look, HEALTH_SECONDS)
-
-
-def _room(name: str) -> Any:
-    try:
-        return importlib.import_module(f"cartrita_search.ops.{name}")
-    except ModuleNotFoundError:
-        return None

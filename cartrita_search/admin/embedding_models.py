@@ -7,9 +7,11 @@ from typing import Any
 from django.contrib import admin
 from django.db import connection
 from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
 
 from ..models import EmbeddingModel
 from ..ops.embedding_models import make_default
+from ..ops.vector_indexes import status as index_status
 from .base import ModelAdmin
 
 
@@ -33,6 +35,7 @@ class EmbeddingModelAdmin(ModelAdmin):
         "measured_recall",
         "target_recall",
         "indexed_at",
+        "indexed_by",
     )
     fieldsets = (
         (None, {"fields": ("name", "dimensions", "is_default", "created_at")}),
@@ -43,7 +46,8 @@ class EmbeddingModelAdmin(ModelAdmin):
                     ("index_method", "index_storage"),
                     ("hnsw_m", "hnsw_ef_construction", "ef_search"),
                     ("ivfflat_lists", "probes"),
-                    ("indexed_rows", "indexed_at"),
+                    ("indexed_rows", "indexed_at", "indexed_by"),
+                    "in_place",
                 )
             },
         ),
@@ -65,7 +69,7 @@ class EmbeddingModelAdmin(ModelAdmin):
         if not (obj and obj.is_default):
             editable.add("is_default")
         fields = [field.name for field in EmbeddingModel._meta.concrete_fields]
-        return [name for name in fields if name not in editable] + ["plan"]
+        return [name for name in fields if name not in editable] + ["plan", "in_place"]
 
     def save_model(
         self, request: HttpRequest, obj: EmbeddingModel, form: Any, change: bool
@@ -75,6 +79,20 @@ class EmbeddingModelAdmin(ModelAdmin):
             make_default(obj.pk)
         # Nothing else: a rebuild may have recorded its figures since the page was read.
         obj.save(update_fields=form.changed_data)
+
+    @admin.display(description="in the database")
+    def in_place(self, model: EmbeddingModel) -> str:
+        """What the catalog says of the index, and why it should be rebuilt."""
+        status = index_status(model.pk)
+        due = " ".join(status.needs) or "No reason to rebuild it."
+        if status.index_method == EmbeddingModel.IndexMethod.EXACT:
+            return f"No index; {status.row_count:,} vectors. {due}"
+        return (
+            f"{status.index_name}: {status.index_method} on {status.index_storage}"
+            f" ({status.parameters}), {'valid' if status.is_valid else 'INVALID'},"
+            f" {filesizeformat(status.size_bytes or 0)}; {status.row_count:,} vectors,"
+            f" {status.rows_since_build or 0:+,} since it was built. {due}"
+        )
 
     @admin.display(description="plan")
     def plan(self, model: EmbeddingModel) -> str:

@@ -13,12 +13,13 @@ from .base import LargeTable, Owned, ReadOnly
 
 @admin.register(SearchPerformanceMetric)
 class SearchPerformanceMetricAdmin(ReadOnly, Owned, LargeTable):
-    """The latest first. A block range index on the time serves the filter by date."""
+    """The latest first. An index on the time serves the filter by date."""
 
     list_display = (
         "created_at",
         "search_type",
         "owner",
+        "embedding_model",
         "query_text",
         "result_count",
         "execution_time_ms",
@@ -41,3 +42,9 @@ class SearchPerformanceMetricAdmin(ReadOnly, Owned, LargeTable):
     def health_view(self, request: HttpRequest) -> HttpResponse:
         """What takes a while to find out."""
         return dashboard.health_view(self, request)
+
+    @admin.display
+    def embedding_model(self, row: SearchPerformanceMetric) -> str | None:
+        """None where no vector was used."""
+        name: str | None = row.metadata.get("model")
+        return name

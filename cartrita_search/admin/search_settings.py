@@ -41,6 +41,8 @@ class SearchSettingsAdmin(LanguageSelect, ModelAdmin):
                     "index_memory_budget_mb",
                     "hnsw_m",
                     "hnsw_ef_construction",
+                    "rebuild_growth",
+                    "rebuild_dead_share",
                 ),
             },
         ),

@@ -25,9 +25,6 @@ class Migration(migrations.Migration):
         ReplaceSQLFile("retrieval/hybrid_search_for_user.v2.sql"),
         RunSQLFile("retrieval/search_snippet.v1.sql"),
         RunSQLFile("retrieval/search_settings_keyword_budget.v1.sql"),
-        RunSQLFile("retrieval/search_documents_tags.v1.sql"),
-        RunSQLFile("retrieval/search_documents_metadata.v1.sql"),
-        RunSQLFile("retrieval/search_documents_created_at.v1.sql"),
         # Last, for they keep readers out until the commit.
         RunSQLFile("ingest/embedding_models_preferred_storage.v1.sql"),
         RunSQLFile("ingest/embedding_models_visible_segment.v1.sql"),

@@ -6,7 +6,7 @@ from cartrita_search.migration_operations import RecordMigration
 
 
 class Migration(migrations.Migration):
-    dependencies = [("cartrita_search", "0014_metrics_by_month")]
+    dependencies = [("cartrita_search", "0014_search_history")]
 
     operations = [
         RecordMigration("0015_result_cache", "Generations of cached search results"),

@@ -33,7 +33,7 @@ def record_action(
     """Write down that ``action`` was done to ``subject``, or failed.
 
     Actions so far: terminate, cancel, backup, restore, rebuild, vacuum, import_v1,
-    repair_checksum, revoke. ``details`` is any JSON object, without secrets.
+    repair_checksum, force_migration, revoke. ``details`` is any JSON object, without secrets.
     """
     OperatorAction.objects.using(using).create(
         action=action,

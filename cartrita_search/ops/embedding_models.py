@@ -17,11 +17,13 @@ from ..db import REBUILD_LOCK
 from ..errors import (
     IndexPlanRefused,
     InvalidArgument,
+    RebuildFailed,
     RebuildInProgress,
-    UnknownModel,
     search_errors,
 )
 from ..models import EmbeddingModel
+from . import vector_indexes
+from .vector_indexes import require_owner, unknown_model
 
 #: Vectors deleted in one transaction: a kill loses no more than these.
 BATCH_SIZE = 5000
@@ -64,16 +66,15 @@ class ModelStatus:
                 f"{self.missing} documents have no vector under {self.name}, and {self.stale} one"
                 f" of an older text. Run: manage.py sync_embeddings --model {name}"
             )
-        rebuild = f"Run: manage.py embedding_models storage {name} {self.preferred_storage}"
+        rebuild = f"Run: manage.py rebuild_vector_indexes --model {name}"
         if self.put_aside:
             found.append(
                 f"{self.put_aside} vectors of {self.name} are not found before its index is"
-                f" rebuilt. {rebuild} --rebuild"
+                f" rebuilt. {rebuild}"
             )
         if self.index_method == "exact" != self.planned_method:
             found.append(
-                f"{self.name} has no index: every search compares all its vectors."
-                f" {rebuild} --rebuild"
+                f"{self.name} has no index: every search compares all its vectors. {rebuild}"
             )
         return found
 
@@ -117,7 +118,7 @@ def status(name: str, *, using: str = DEFAULT_DB_ALIAS) -> ModelStatus:
         cursor.execute(_STATUS, {"name": name})
         row = cursor.fetchone()
     if row is None:
-        raise _unknown(name, using)
+        raise unknown_model(name, using)
     return ModelStatus(*row)
 
 
@@ -133,7 +134,7 @@ def make_default(name: str, *, using: str = DEFAULT_DB_ALIAS) -> None:
         # Who chooses at the same time queues here; a writer's foreign key does not.
         locked = models.select_for_update(no_key=True).order_by("pk")
         if name not in [model.pk for model in locked]:
-            raise _unknown(name, using)
+            raise unknown_model(name, using)
         # Two statements: the index that allows one default is checked row by row.
         models.filter(is_default=True).exclude(pk=name).update(is_default=False)
         models.filter(pk=name, is_default=False).update(is_default=True)
@@ -147,7 +148,7 @@ def prefer_storage(name: str, storage: str, *, using: str = DEFAULT_DB_ALIAS) ->
     """
     model = EmbeddingModel.objects.using(using).filter(pk=name).first()
     if model is None:
-        raise _unknown(name, using)
+        raise unknown_model(name, using)
     model.preferred_storage = storage
     try:
         model.clean_fields(exclude={f.name for f in model._meta.fields} - {"preferred_storage"})
@@ -160,14 +161,13 @@ def prefer_storage(name: str, storage: str, *, using: str = DEFAULT_DB_ALIAS) ->
 def rebuild(name: str, *, using: str = DEFAULT_DB_ALIAS) -> str:
     """Build, measure and swap in the index that the model's plan calls for.
 
-    Searches go on by the index in place, writers wait. Returns the report. Takes the
-    owner of the tables.
+    Searches and writers go on: see `vector_indexes.rebuild`. Returns the report. Raises
+    `RebuildFailed` where the target recall is not reached; the index in place then stays.
     """
-    _require_owner(using)
-    with search_errors(), connections[using].cursor() as cursor:
-        cursor.execute("SELECT rebuild_vector_indexes(%s)", [name])
-        (report,) = cursor.fetchone()
-    return str(report)
+    report = vector_indexes.rebuild([name], using=using)
+    for outcome in report.missed:
+        raise RebuildFailed(" ".join(outcome.notes))
+    return "\n".join(str(outcome) for outcome in report.outcomes)
 
 
 _DROP_PLAN = """
@@ -207,11 +207,11 @@ def drop_plan(name: str, *, using: str = DEFAULT_DB_ALIAS) -> DropPlan:
         cursor.execute(_DROP_PLAN, [name])
         row = cursor.fetchone()
         if row is None:
-            raise _unknown(name, using)
+            raise unknown_model(name, using)
         is_default, vectors = row
         if is_default:
             raise _refuse_default(name, using)
-        _require_owner(using)
+        require_owner(using)
         return DropPlan(name, _indexes(name, using), vectors)
 
 
@@ -261,25 +261,6 @@ def drop(
         indexes += _drop_indexes(name, using)
         done = _delete_row(name, using)
     return DropPlan(name, sorted({*plan.indexes, *indexes}), vectors)
-
-
-def _require_owner(using: str) -> None:
-    with connections[using].cursor() as cursor:
-        cursor.execute(
-            "SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class AS c "
-            "WHERE c.oid = 'public.embeddings'::regclass"
-        )
-        if cursor.fetchone() == (False,):
-            raise InvalidArgument(
-                "Only the owner of the table embeddings can build and drop its indexes.",
-                "No index and no vector was changed. Connect as the role that migrates.",
-            )
-
-
-def _unknown(name: str, using: str) -> UnknownModel:
-    names = list(EmbeddingModel.objects.using(using).values_list("pk", flat=True))
-    known = f"There are: {', '.join(names)}." if names else "None is registered yet."
-    return UnknownModel(f'There is no embedding model "{name}".', f"Nothing was changed. {known}")
 
 
 def _refuse_default(

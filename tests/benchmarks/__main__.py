@@ -48,7 +48,18 @@ def main() -> int:
 
     from cartrita.embedded.postgres import EmbeddedPostgres
 
-    from . import growth, ingest, latency, quality, sweep
+    from . import (
+        doctor,
+        growth,
+        import_v1,
+        ingest,
+        latency,
+        locks,
+        quality,
+        rebuild,
+        recording,
+        sweep,
+    )
     from .peers import benchmark as peers
 
     benchmarks: dict[str, Callable[..., bool]] = {
@@ -56,7 +67,12 @@ def main() -> int:
         "sweep": sweep.run,
         "latency": latency.run,
         "ingest": ingest.run,
+        "recording": recording.run,
+        "import_v1": import_v1.run,
+        "rebuild": rebuild.run,
         "growth": growth.run,
+        "locks": locks.run,
+        "doctor": doctor.run,
         "peers": peers.run,
     }
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
@@ -70,11 +86,12 @@ def main() -> int:
         help="peers: judged folders to compare by, instead of the three at hand",
     )
     parser.add_argument(
-        "--rows", type=int, help="growth, peers: only so many rows, for a first look"
+        "--rows", type=int, help="import_v1, growth, peers: only so many rows, for a first look"
     )
     given = parser.parse_args()
     names = given.names or list(benchmarks)
     options: dict[str, dict[str, Any]] = {
+        "import_v1": {"rows": given.rows},
         "growth": {"rows": given.rows},
         "peers": {"rows": given.rows, "data": given.data},
     }

@@ -45,7 +45,9 @@ class Command(BaseCommand):
             " bit: 1, up to 16,000; auto: halfvec where it can, bit beyond",
         )
         action.add_argument(
-            "--rebuild", action="store_true", help="build that index now; writers wait for it"
+            "--rebuild",
+            action="store_true",
+            help="build it now, while searches and writers go on",
         )
 
         action = actions.add_parser("drop", help="delete it, its index and its vectors")
@@ -83,7 +85,7 @@ class Command(BaseCommand):
         else:
             self.stdout.write(
                 f"The next index of {name} stores: {storage}. The one in place serves until it is"
-                " rebuilt, with --rebuild or by rebuild_vector_indexes() in SQL."
+                " rebuilt: manage.py rebuild_vector_indexes --model {shlex.quote(name)}"
             )
 
     def _drop(self, *, name: str, noinput: bool, dry_run: bool, **options: Any) -> None:

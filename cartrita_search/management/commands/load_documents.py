@@ -17,6 +17,7 @@ from cartrita_search.files import (
     parse_columns,
 )
 from cartrita_search.ingest import BATCH_SIZE
+from cartrita_search.ops.vector_indexes import finish_load
 from cartrita_search.terminal import progress
 
 READING = ("source", "format", "encoding", "delimiter", "tag_separator")
@@ -91,7 +92,11 @@ class Command(BaseCommand):
             lines = document_file.count_lines()
             with progress(lines or 0, file, sys.stderr) as advance:
                 report = load_file(
-                    document_file, expected=lines, progress=advance if lines else None, **storing
+                    document_file,
+                    expected=lines,
+                    progress=advance if lines else None,
+                    finish=finish_load,
+                    **storing,
                 )
         except SearchError as error:
             raise CommandError(str(error)) from error

@@ -6,7 +6,8 @@
 --            vectors of documents that should be stored already.
 --            Of a stored document a NULL language, and unless replace_owner a NULL
 --            owner, keeps what is stored. What is unchanged is neither written nor
---            locked. A content_hash left NULL is the stored document's.
+--            locked. A content_hash left NULL is the stored document's. created_at is a
+--            new document's alone; NULL is now.
 --            Returned are counts of rows: inserted (a new document, or a new vector
 --            where only vectors were given), updated (the document, its vector or
 --            both), new_vectors; and missing, the positions of vectors without a
@@ -15,7 +16,8 @@
 --            model has an index, for rebuild_vector_indexes() to take in later.
 -- Raises     SE001 when the model is registered with other dimensions, SE003 no
 --            default model; the rest is the caller's to have checked.
--- Called by  ingest.py, once a batch, after COPY; see there for the table.
+-- Called by  ingest.py, once a batch, after COPY; see there for the table. The import
+--            of v1 rows, after an INSERT on the server.
 -- Locks      row locks on what is written. New documents are inserted first, then all
 --            documents to be changed are locked, both in the order of position. Where
 --            that is the order of their keys two batches cannot deadlock: who waits
@@ -66,13 +68,14 @@ BEGIN
     WITH stored AS (
         INSERT INTO search_documents (
             source_table, source_id, chunk_index, user_id, title, content, tags, language,
-            metadata, content_hash, search_vector, keyword_vector
+            metadata, content_hash, created_at, search_vector, keyword_vector
         )
         SELECT b.source_table, b.source_id, b.chunk_index, b.user_id, b.title, b.content, b.tags,
-            b.language, b.metadata - 'keyword_index', b.content_hash, v.search_vector, k.weights
+            b.language, b.metadata - 'keyword_index', b.content_hash,
+            coalesce(b.created_at, clock_timestamp()), v.search_vector, k.weights
         FROM (
             SELECT b.position, b.source_table, b.source_id, b.chunk_index, b.user_id, b.title,
-                b.content, b.tags, b.metadata, b.content_hash,
+                b.content, b.tags, b.metadata, b.content_hash, b.created_at,
                 coalesce(b.language, _language) AS language
             FROM pg_temp.ingest_batch AS b
             WHERE b.title IS NOT NULL

@@ -29,6 +29,11 @@
 --            The rest explains the score: the rank within each leg (NULL where
 --            that leg did not propose it), bm25 / max(bm25), and the weights that
 --            counted.
+--            Until the transaction ends current_setting('cartrita_search.leg_ms') tells
+--            the milliseconds of this search's vector leg and keyword leg, like 2.1,0.6:
+--            empty where a leg stood aside or proposed nothing. The planning of both
+--            counts to the one that runs first. Not among the columns, so that the same
+--            search gives the same rows.
 --            Pages fit together, however long each is: no row twice, none missing.
 -- Raises     SE001 to SE008, see errors.py. Nothing is changed.
 -- Called by  applications; the first seven parameters stand in v1's order.
@@ -104,6 +109,12 @@ DECLARE
     -- The ranking so far, and what a window adds to it.
     _ranking hybrid_candidate [] := '{}';
     _more hybrid_candidate [];
+    -- When the statement began, and when each leg had its candidates.
+    _begun timestamptz;
+    _vector_done timestamptz;
+    _keyword_done timestamptz;
+    _vector_ms double precision;
+    _keyword_ms double precision;
 BEGIN
     PERFORM check_search_arguments(match_count, similarity_threshold, metadata_filter);
     PERFORM check_search_page(match_count, result_offset);
@@ -150,18 +161,21 @@ BEGIN
             _pool := greatest(_pool, vector_candidate_count(_model, _window));
             _before := begin_vector_scan(_model, _pool);
         END IF;
+        _begun := clock_timestamp();
         -- The documents by a statement of its own: that one is planned once a
         -- session, while this one is planned each time.
         EXECUTE format(
             $statement$
 WITH vector_leg AS MATERIALIZED (
     SELECT v.document_id AS id, v.similarity,
-        row_number() OVER (ORDER BY v.similarity DESC, v.document_id) AS rank
+        row_number() OVER (ORDER BY v.similarity DESC, v.document_id) AS rank,
+        clock_timestamp() AS at
     FROM (%1$s) AS v
     WHERE v.similarity >= $4
 ),
 keyword_leg AS MATERIALIZED (
-    SELECT k.id, k.bm25, row_number() OVER (ORDER BY k.bm25 DESC, k.id) AS rank
+    SELECT k.id, k.bm25, row_number() OVER (ORDER BY k.bm25 DESC, k.id) AS rank,
+        clock_timestamp() AS at
     FROM (%2$s) AS k
 ),
 -- Scalar subqueries, evaluated only where a leg left a gap: a lookup by key each.
@@ -184,7 +198,10 @@ shared AS (
 )
 SELECT array_agg(
     ROW(r.id, r.score, r.similarity, r.bm25, r.vector_rank, r.keyword_rank, r.keyword_share)::hybrid_candidate
-)
+),
+-- The first row of a leg comes when all of its candidates are ranked.
+(SELECT min(v.at) FROM vector_leg AS v),
+(SELECT min(k.at) FROM keyword_leg AS k)
 FROM (
     SELECT s.*, %5$s AS score
     FROM shared AS s
@@ -228,7 +245,7 @@ FROM (
                 WHEN _ranking <> '{}'
                     THEN 'WHERE s.id <> ALL (ARRAY(SELECT p.id FROM unnest($11) AS p))'
             END)
-        INTO _more
+        INTO _more, _vector_done, _keyword_done
         USING query_embedding, _pool, _filter, coalesce(similarity_threshold, -1), _query.terms,
             coalesce(_query.candidates && _query.restriction, _query.candidates),
             vector_weight, keyword_weight, least(_window, _depth) - cardinality(_ranking),
@@ -237,9 +254,15 @@ FROM (
             PERFORM end_vector_scan(_model, _before);
         END IF;
         _ranking := _ranking || _more;
+        -- One leg runs after the other.
+        _vector_ms := coalesce(_vector_ms, 0) + 1000 * extract(epoch FROM _vector_done
+            - CASE WHEN _keyword_done < _vector_done THEN _keyword_done ELSE _begun END);
+        _keyword_ms := coalesce(_keyword_ms, 0) + 1000 * extract(epoch FROM _keyword_done
+            - CASE WHEN _vector_done < _keyword_done THEN _vector_done ELSE _begun END);
         EXIT WHEN _window >= _depth;
         _window := least(4 * _window, 10000);
     END LOOP;
+    PERFORM set_config('cartrita_search.leg_ms', concat(_vector_ms, ',', _keyword_ms), true);
 
     RETURN QUERY
     SELECT d.id, d.source_table, d.source_id, d.chunk_index, d.title, d.content, d.metadata,

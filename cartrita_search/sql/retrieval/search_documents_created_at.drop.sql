@@ -1,1 +1,1 @@
-DROP INDEX public.search_documents_created_at;
+DROP INDEX CONCURRENTLY IF EXISTS public.search_documents_created_at;

@@ -3,9 +3,10 @@
 -- Promises   a filter by it that keeps few documents finds them without reading the
 --            others.
 -- Called by  the planner, for both legs of a search.
--- Locks      SHARE on search_documents while it is built: writers wait.
+-- Locks      SHARE UPDATE EXCLUSIVE on search_documents while it is built: nobody who
+--            searches or writes waits.
 
-CREATE INDEX search_documents_created_at
+CREATE INDEX CONCURRENTLY search_documents_created_at
 ON public.search_documents (created_at);
 
 COMMENT ON INDEX public.search_documents_created_at IS

@@ -1,1 +1,1 @@
-DROP INDEX public.search_documents_metadata;
+DROP INDEX CONCURRENTLY IF EXISTS public.search_documents_metadata;

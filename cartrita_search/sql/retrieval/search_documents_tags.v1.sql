@@ -3,11 +3,12 @@
 -- Promises   a filter by it that keeps few documents finds them without reading the
 --            others.
 -- Called by  the planner, for both legs of a search.
--- Locks      SHARE on search_documents while it is built: writers wait.
+-- Locks      SHARE UPDATE EXCLUSIVE on search_documents while it is built: nobody who
+--            searches or writes waits.
 --
 -- The limit of the pending list is that of search_documents_search_vector, for its reason.
 
-CREATE INDEX search_documents_tags
+CREATE INDEX CONCURRENTLY search_documents_tags
 ON public.search_documents USING gin (tags)
     WITH (gin_pending_list_limit = 512);
 

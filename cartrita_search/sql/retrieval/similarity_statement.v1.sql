@@ -42,12 +42,15 @@ SELECT d.id, d.source_table, d.source_id, d.chunk_index, d.title, d.content, d.m
     n.similarity
 FROM (
     SELECT v.* FROM v
-    WHERE (SELECT count(*) FROM v) = %s AND current_setting('hnsw.ef_search')::integer >= %s AND EXISTS (
-        SELECT FROM public.embedding_models AS m
-        WHERE m.name = %L AND m.index_method = 'hnsw' AND m.index_storage = %L
-            AND m.ef_search IS NOT DISTINCT FROM %L AND m.visible_segment = %s AND m.dimensions = %s
-            AND (m.is_default OR NOT %L)
-    )
+    WHERE EXISTS (
+            SELECT FROM public.embedding_models AS m
+            WHERE m.name = %L AND m.index_method = 'hnsw' AND m.index_storage = %L
+                AND m.ef_search IS NOT DISTINCT FROM %L AND m.visible_segment = %s AND m.dimensions = %s
+                AND (m.is_default OR NOT %L)
+        )
+        AND current_setting('hnsw.ef_search')::integer >= %s
+        -- Last: where it no longer holds nothing is scanned, which may be without an index.
+        AND (SELECT count(*) FROM v) = %s
     ORDER BY v.similarity DESC, v.id
     LIMIT $2
 ) AS n
@@ -57,8 +60,8 @@ ORDER BY n.similarity DESC, n.id$statement$,
             replace(vector_candidates_sql(_model, NULL, _candidates), '$2', _candidates::text),
             -- The one parameter is cast to two types.
             '$1', '$1::public.vector'),
-        _candidates, _width, _model.name, _model.index_storage, _model.ef_search, _model.visible_segment,
-        _model.dimensions, model_name IS NULL);
+        _model.name, _model.index_storage, _model.ef_search, _model.visible_segment,
+        _model.dimensions, model_name IS NULL, _width, _candidates);
 END;
 $$;
 

@@ -1,10 +1,11 @@
--- source_checkpoints: how far an unfinished run of sync_documents has come.
+-- source_checkpoints: how far an unfinished run of sync_documents or import_v1 has come.
 --
 -- Promises   a row stands for a source whose run has begun and not ended;
 --            last_key is the primary key, as text, of the last source row whose
 --            documents are committed, NULL before the first batch.
 -- Called by  sources.py, which writes it in the transaction of each batch and
---            deletes it at the end of the run.
+--            deletes it at the end of the run; import_v1, whose rows are named
+--            "import_v1 <table> <model>".
 -- Locks      a batch holds its source's row, so that batches of one source
 --            follow each other whichever process they run in.
 
@@ -19,4 +20,4 @@ CREATE TABLE public.source_checkpoints (
 );
 
 COMMENT ON TABLE public.source_checkpoints IS
-    'An unfinished run of sync_documents a row: the last key whose documents are stored.';
+    'An unfinished run of sync_documents or import_v1 a row: the last key whose documents are stored.';

@@ -14,7 +14,8 @@
 -- same cast and the model's name as a literal, and only when it is ordered by
 -- the bare operator, ascending, under a LIMIT. Anything else (1 - distance DESC,
 -- a joined query vector, a name in a variable) silently scans the whole table.
--- The segment is in the index's condition too, see embeddings_segment.
+-- The segment is in the index's condition too, see embeddings_segment, in one of two
+-- forms, see vector_index_sql: the statement says both.
 --
 -- With a filter that p of n rows pass, walking the index until k of them are found
 -- looks at k * n / p rows, each some five times as dear as one of the p rows when
@@ -35,7 +36,8 @@ AS $$
 DECLARE
     _filtered CONSTANT boolean := NOT (p_filter IS NULL);
     _of_model CONSTANT text := format(
-        'e.embedding_model = %L AND e.segment <= %s', p_model.name, p_model.visible_segment);
+        'e.embedding_model = %1$L AND e.segment <= %2$s AND (e.segment <= %2$s) IS TRUE',
+        p_model.name, p_model.visible_segment);
     -- A lookup by document for each: as a join (without OFFSET 0) the planner may
     -- prefer to read the whole table of vectors, and where it takes the model for a
     -- rare one (without concat) the whole index that begins with the model.

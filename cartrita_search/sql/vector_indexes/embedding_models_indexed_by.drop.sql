@@ -1,0 +1,1 @@
+ALTER TABLE public.embedding_models DROP COLUMN indexed_by;

@@ -1,0 +1,1 @@
+DROP FUNCTION public.swap_vector_index;

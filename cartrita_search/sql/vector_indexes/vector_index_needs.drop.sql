@@ -1,0 +1,1 @@
+DROP FUNCTION public.vector_index_needs;
