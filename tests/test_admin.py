@@ -607,22 +607,6 @@ def test_a_language_that_is_no_more_is_not_silently_replaced(
     assert '<option value="">' in language[0]
 
 
-def test_documents_are_found_by_source_and_title(admin_client: Client) -> None:
-    for source, title in (("books", "Notes"), ("books", "Letters"), ("maps", "Notes")):
-        SearchDocument.objects.create(source_table=source, source_id=title, title=title)
-
-    def listed(query: str) -> list[tuple[str, str]]:
-        found = admin_client.get(url("changelist", SearchDocument) + query).context["cl"]
-        return [(document.source_table, document.title) for document in found.result_list]
-
-    assert listed("") == [("books", "Letters"), ("books", "Notes"), ("maps", "Notes")]
-    assert listed("?q=notes") == [("books", "Notes"), ("maps", "Notes")]
-    assert listed("?q=books+lett") == [("books", "Letters")]
-    assert listed("?source_table=maps") == [("maps", "Notes")]
-    filters = admin_client.get(url("changelist", SearchDocument)).context["cl"].filter_specs
-    assert filters[0].lookup_choices == [("books", "books"), ("maps", "maps")]
-
-
 def test_a_large_table_is_not_counted_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
         SearchDocument.objects.create(source_table="books", source_id=str(number))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import statistics
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -24,6 +26,7 @@ from cartrita_search.models import (
     SearchPerformanceMetric,
 )
 from cartrita_search.ops.actions import record_action
+from cartrita_search.ops.vector_indexes import statuses
 from tests.test_admin import SCRIPT, allow
 
 pytestmark = pytest.mark.django_db
@@ -153,6 +156,39 @@ def test_what_was_terminated_is_a_list_of_its_own(admin_client: Client) -> None:
     assertContains(page, "subject of terminate")
     assertContains(page, "subject of cancel")
     assertNotContains(page, "subject of backup")
+
+
+def test_each_index_has_a_badge_and_its_recall(admin_client: Client) -> None:
+    fields = {"dimensions": 3, "measured_recall": 0.875}
+    EmbeddingModel.objects.create(name=f"provider/{SCRIPT}", is_default=True, **fields)
+    page = admin_client.get(PAGE)
+    assertContains(page, '<span class="cs-badge cs-good">in order</span>')
+    assertContains(page, "0.875 of 0.95")
+    assertNotContains(page, SCRIPT)
+    models = reverse("admin:cartrita_search_embeddingmodel_changelist")
+    assertContains(admin_client.get(models), "in order")
+    link = re.search(r'href="([^"]*/embeddingmodel/provider[^"]*)"', page.text)
+    assert link
+    assert admin_client.get(link[1]).status_code == 200
+
+
+def test_an_index_that_is_due_is_marked(admin_client: Client) -> None:
+    EmbeddingModel.objects.create(name="mini", dimensions=3, is_default=True)
+    (status,) = statuses()
+    for changes, word in (
+        ({"needs": ["recall"]}, "rebuild"),
+        ({"is_valid": False}, "invalid"),
+        ({"is_valid": True}, "in order"),
+    ):
+        assert word in dashboard.badge_html(replace(status, **changes))
+
+
+def test_health_tells_what_the_doctor_found(admin_client: Client) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE schema_migrations SET checksum = 'x' WHERE version LIKE '0005%'")
+    page = admin_client.get(HEALTH)
+    assertContains(page, "D005")
+    assertContains(page, "<code>manage.py verify_migrations</code>")
 
 
 def test_health_tells_of_stale_embeddings_and_keeps_it(admin_client: Client) -> None:

@@ -14,6 +14,7 @@ from django.db.models import Count, Q, Sum
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from ..models import OperatorAction, RedisSession, SearchPerformanceMetric, VectorSearchStats
@@ -113,7 +114,7 @@ def view(model_admin: Any, request: HttpRequest) -> HttpResponse:
         since = timezone.now() - chosen.span
         context |= {"usage": usage(chosen, since), "questions": zero_hit_questions(since)}
     if "embeddingmodel" in allowed:
-        context["indexes"] = [(status, *badge(status)) for status in statuses()]
+        context["indexes"] = [(status, badge_html(status)) for status in statuses()]
     if "redissession" in allowed:
         context["sessions"] = (
             RedisSession.objects.filter(revoked_at=None, expires_at__gt=timezone.now())
@@ -227,13 +228,15 @@ def zero_hit_questions(since: datetime) -> Sequence[tuple[str | None, str | None
         return found
 
 
-def badge(status: IndexStatus) -> tuple[str, str]:
-    """How an index stands, as a class of the page's style and in words."""
+def badge_html(status: IndexStatus) -> SafeString:
+    """How an index stands, in a word."""
     if status.is_valid is False:
-        return "error", "invalid"
-    if status.needs:
-        return "warning", "rebuild"
-    return "good", "in order"
+        kind, word = "error", "invalid"
+    elif status.needs:
+        kind, word = "warning", "rebuild"
+    else:
+        kind, word = "good", "in order"
+    return format_html('<span class="cs-badge cs-{}">{}</span>', kind, word)
 
 
 def _allowed(request: HttpRequest) -> set[str]:

@@ -83,7 +83,7 @@ def _searches() -> dict[int | None, tuple[int, int]]:
     of them that found nothing; under None those that the site's default answered.
     """
     with connection.cursor() as cursor:
-        # The block range index on the time leaves the older months unread.
+        # The index on the time leaves what is older unread.
         cursor.execute(
             """
             SELECT c.user_id, sum(m.searches), sum(m.zero_hits)
