@@ -58,7 +58,7 @@ ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt;"
 #: Every model with a page, and whether its rows may be added, changed and deleted there.
 PAGES: dict[Model, str] = {
     RetrievalConfig: "add change delete",
-    SearchJudgement: "delete",
+    SearchJudgement: "add delete",
     SearchDocument: "add change delete",
     SearchSettings: "change",
     EmbeddingModel: "change",

@@ -17,10 +17,13 @@ _PLAIN: dict[str, Any] = {
     "disable_xml_declaration": True,
 }
 
+#: The mean, the bounds below and above it, the present weight, and the best.
+_OF_CURVE = ("button-bg", "body-quiet-color", "body-quiet-color", "body-fg", "error-fg")
+
 
 @cache
-def _style() -> Any:
-    """The admin's own colours, which change with its theme."""
+def _style(*colors: str) -> Any:
+    """The admin's own colours, which change with its theme: one for each series."""
     from pygal.style import Style
 
     return Style(
@@ -29,12 +32,7 @@ def _style() -> Any:
         foreground="var(--body-fg)",
         foreground_strong="var(--body-fg)",
         foreground_subtle="var(--body-quiet-color)",
-        colors=(
-            "var(--button-bg)",
-            "var(--accent)",
-            "var(--body-quiet-color)",
-            "var(--error-fg)",
-        ),
+        colors=tuple(f"var(--{color})" for color in colors),
         font_family="inherit",
         opacity=".85",
         label_font_size=13,
@@ -62,10 +60,10 @@ def lines(
 
 
 def curve(series: Mapping[str, Sequence[tuple[float, float]]], marks: Sequence[str]) -> SafeString:
-    """Lines through points; those named in `marks` are single points, drawn large."""
+    """Up to five lines through points; those named in `marks` are points, drawn large."""
     import pygal
 
-    chart = pygal.XY(style=_style(), xrange=(0, 1), **_PLAIN)
+    chart = pygal.XY(style=_style(*_OF_CURVE), xrange=(0, 1), **_PLAIN)
     for name, points in series.items():
         is_mark = name in marks
         chart.add(name, list(points), dots_size=7 if is_mark else 2, stroke=not is_mark)
@@ -74,7 +72,7 @@ def curve(series: Mapping[str, Sequence[tuple[float, float]]], marks: Sequence[s
 
 def _options(labels: Sequence[str], every: int) -> dict[str, Any]:
     return {
-        "style": _style(),
+        "style": _style("button-bg", "accent", "body-quiet-color"),
         "x_labels": list(labels),
         "x_labels_major_every": every,
         "show_minor_x_labels": False,

@@ -16,7 +16,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.timezone import localtime
 
 from ..models import RetrievalConfig
-from . import config_actions, preview
+from . import config_actions, preview, weight_curve
 from .base import FilledInByDatabase, ModelForm, Owned
 from .changes import before_form, differences, last_changes
 
@@ -154,9 +154,12 @@ class RetrievalConfigAdmin(FilledInByDatabase, Owned):
         js = ("cartrita_search/weights.js",)
 
     def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(self.preview_view)
-        name = "cartrita_search_retrievalconfig_preview"
-        return [path("<path:object_id>/preview/", view, name=name), *super().get_urls()]
+        wrap, name = self.admin_site.admin_view, "cartrita_search_retrievalconfig"
+        return [
+            path("<path:object_id>/preview/", wrap(self.preview_view), name=f"{name}_preview"),
+            path("<path:object_id>/curve/", wrap(self.curve_view), name=f"{name}_curve"),
+            *super().get_urls(),
+        ]
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return WithSearches
@@ -264,6 +267,10 @@ class RetrievalConfigAdmin(FilledInByDatabase, Owned):
     def preview_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """What the edited weights would find, beside what the saved ones find."""
         return preview.view(self, request, object_id)
+
+    def curve_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """How good each weight is, by what was judged."""
+        return weight_curve.view(self, request, object_id)
 
     # --- Actions ------------------------------------------------------------
 
