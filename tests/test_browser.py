@@ -10,6 +10,7 @@ import os
 import shutil
 from base64 import b64decode
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.cache import cache
 from django.urls import reverse
+from django.utils import timezone
 from pytest_django.live_server_helper import LiveServer
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -24,9 +26,11 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
+from cartrita_search import judging
+from cartrita_search.admin import weight_curve
 from cartrita_search.models import RetrievalConfig, SearchDocument, SearchPerformanceMetric
 from cartrita_search.retrieval import search
-from tests.topics import BY_MEANING, QUESTION, embedded_by_topics, load_topics
+from tests.topics import BY_MEANING, BY_WORD, QUESTION, embedded_by_topics, load_topics
 
 pytestmark = [
     pytest.mark.slow,
@@ -261,6 +265,31 @@ def test_weights_are_linked_by_keyboard_numbers_and_presets(browser: Browser) ->
     assert browser.complaints() == []
 
 
+def test_all_of_it_works_without_scripts(browser: Browser, ada: User) -> None:
+    load_topics(ada)
+    config = RetrievalConfig.objects.create(user=ada)
+    browser.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        browser.open(config_page(config))
+        browser.one("#id_question").send_keys(QUESTION)
+        edited = browser.one("#id_preview_vector_weight")
+        edited.clear()
+        edited.send_keys("0.2", Keys.ENTER)
+        browser.until(lambda: titles(browser, "cs-edited"))
+        assert titles(browser, "cs-edited")[-1] == BY_MEANING[1]
+        browser.driver.find_element(By.PARTIAL_LINK_TEXT, "with these weights").click()
+        browser.until(lambda: browser.texts("#id_keyword_weight"))
+        assert browser.value("#id_keyword_weight") == "0.8"
+        browser.one("a.cs-preset[data-vector-weight='0.5']").click()
+        browser.until(lambda: "vector_weight=0.5" in browser.driver.current_url)
+        browser.one("input[name='_save']").click()
+        browser.until(lambda: browser.texts(".messagelist .success"))
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    config.refresh_from_db()
+    assert (config.vector_weight, config.keyword_weight) == (0.5, 0.5)
+
+
 def test_a_bulk_action_asks_and_does(browser: Browser, ada: User) -> None:
     config = RetrievalConfig.objects.create(user=ada, is_active=False)
     browser.open(reverse("admin:cartrita_search_retrievalconfig_changelist"))
@@ -281,17 +310,25 @@ def fill(ada: User) -> dict[str, str]:
     site = RetrievalConfig.objects.create()
     config = RetrievalConfig.objects.create(user=ada, vector_weight=0.4, keyword_weight=0.6)
     types = ("hybrid", "hybrid", "vector", "keyword")
-    for number in range(40):
-        SearchPerformanceMetric.objects.create(
+    SearchPerformanceMetric.objects.bulk_create(
+        SearchPerformanceMetric(
             user=ada if number % 3 else None,
             search_type=types[number % 4],
             query_text=f"question {number % 5}",
             query_hash=f"{number % 5:064x}",
             result_count=number % 7,
-            execution_time_ms=4 + number % 11,
+            execution_time_ms=6 + number % 11 + number / 40,
             cache_hit=number % 4 == 0,
+            created_at=timezone.now() - timedelta(minutes=number * number % 1440),
         )
+        for number in range(400)
+    )
     document = SearchDocument.objects.get(source_id=BY_MEANING[0])
+    for question in ("car", "the car", "motor", "a lawn", "flower", "toy car"):
+        key = BY_MEANING if "car" in question or question == "motor" else BY_WORD
+        judging.judge(question, ("notes", key[0], 0), 1, user_id=None, by="grace")
+    # As the button of its page would have it drawn.
+    cache.set(weight_curve._key(site), weight_curve._curve(site))
 
     def of(name: str, *arguments: object) -> str:
         return reverse(f"admin:{name}", args=arguments)
@@ -303,7 +340,11 @@ def fill(ada: User) -> dict[str, str]:
         "admin-config": config_page(config),
         "site": config_page(site),
         "preview": of("cartrita_search_retrievalconfig_preview", config.pk),
-        "documents": of("cartrita_search_searchdocument_changelist"),
+        "admin-curve": of("cartrita_search_retrievalconfig_curve", site.pk),
+        "judgements": of("cartrita_search_searchjudgement_add"),
+        "health": of("cartrita_search_health"),
+        "documents": of("cartrita_search_searchdocument_changelist") + "?q=car",
+        "similar": of("cartrita_search_searchdocument_similar", document.pk),
         "document": of("cartrita_search_searchdocument_change", document.pk),
         "models": of("cartrita_search_embeddingmodel_changelist"),
         "model": of("cartrita_search_embeddingmodel_change", "topics"),
