@@ -334,10 +334,10 @@ def fill(ada: User) -> dict[str, str]:
         return reverse(f"admin:{name}", args=arguments)
 
     return {
-        "admin-index": of("index"),
+        "index": of("index"),
         "admin-dashboard": of("cartrita_search_dashboard"),
         "admin-configs": of("cartrita_search_retrievalconfig_changelist"),
-        "admin-config": config_page(config),
+        "config": config_page(config),
         "site": config_page(site),
         "preview": of("cartrita_search_retrievalconfig_preview", config.pk),
         "admin-curve": of("cartrita_search_retrievalconfig_curve", site.pk),
@@ -370,6 +370,6 @@ def test_pages_are_accessible_fit_the_window_and_leave_the_console_empty(
             found[name] = problems
         if width == DESKTOP and name.startswith("admin-"):
             browser.picture(name)
-        elif name in {"admin-dashboard", "admin-configs"}:
+        elif name == "admin-dashboard":
             browser.picture(f"{name}-phone")
     assert not found, "\n".join(f"{name}: {each}" for name in found for each in found[name])

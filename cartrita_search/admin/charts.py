@@ -42,20 +42,24 @@ def _style(*colors: str) -> Any:
 
 
 def bars(labels: Sequence[str], series: Mapping[str, Sequence[float]], every: int) -> SafeString:
-    """Stacked bars; of the labels each `every`-th is written out."""
+    """Up to three series of stacked bars; of the labels each `every`-th is written out."""
     import pygal
 
-    chart = pygal.StackedBar(**_options(labels, every))
+    chart = pygal.StackedBar(
+        style=_style("button-bg", "accent", "body-quiet-color"), **_options(labels, every)
+    )
     return _drawn(chart, series)
 
 
 def lines(
     labels: Sequence[str], series: Mapping[str, Sequence[float | None]], every: int
 ) -> SafeString:
-    """A line each; None leaves a gap."""
+    """Up to two lines; None leaves a gap."""
     import pygal
 
-    chart = pygal.Line(dots_size=2, **_options(labels, every))
+    chart = pygal.Line(
+        style=_style("button-bg", "error-fg"), dots_size=2, **_options(labels, every)
+    )
     return _drawn(chart, series)
 
 
@@ -66,16 +70,16 @@ def curve(series: Mapping[str, Sequence[tuple[float, float]]], marks: Sequence[s
     chart = pygal.XY(style=_style(*_OF_CURVE), xrange=(0, 1), **_PLAIN)
     for name, points in series.items():
         is_mark = name in marks
-        chart.add(name, list(points), dots_size=7 if is_mark else 2, stroke=not is_mark)
+        chart.add(name, list(points), dots_size=7, show_dots=is_mark, stroke=not is_mark)
     return _rendered(chart)
 
 
 def _options(labels: Sequence[str], every: int) -> dict[str, Any]:
     return {
-        "style": _style("button-bg", "accent", "body-quiet-color"),
         "x_labels": list(labels),
         "x_labels_major_every": every,
         "show_minor_x_labels": False,
+        "truncate_label": -1,
         "no_data_text": "No searches",
         **_PLAIN,
     }

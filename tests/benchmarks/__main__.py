@@ -49,6 +49,7 @@ def main() -> int:
     from cartrita.embedded.postgres import EmbeddedPostgres
 
     from . import (
+        dashboard,
         doctor,
         growth,
         import_v1,
@@ -72,6 +73,7 @@ def main() -> int:
         "rebuild": rebuild.run,
         "growth": growth.run,
         "locks": locks.run,
+        "dashboard": dashboard.run,
         "doctor": doctor.run,
         "peers": peers.run,
     }
