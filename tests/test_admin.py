@@ -707,5 +707,6 @@ def test_a_person_can_be_deleted_with_all_that_is_theirs(
         Embedding,
         SearchPerformanceMetric,
         RedisSession,
+        SearchJudgement,
     ):
         assert not model._default_manager.filter(user_id=owner).exists(), model
