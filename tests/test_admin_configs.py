@@ -137,7 +137,9 @@ def test_who_may_only_view_is_proposed_nothing(ada: User, staff: User, client: C
     allow(staff, "view_retrievalconfig")
     client.force_login(staff)
     page = url("change", RetrievalConfig.objects.create(user=ada))
-    assertNotContains(client.get(page + "?vector_weight=0.5"), "save them to use them")
+    shown = client.get(page + "?vector_weight=0.5")
+    assertNotContains(shown, "save them to use them")
+    assertNotContains(shown, "Balanced")
 
 
 def test_every_option_is_explained(admin_client: Client) -> None:

@@ -265,6 +265,17 @@ def test_weights_are_linked_by_keyboard_numbers_and_presets(browser: Browser) ->
     assert browser.complaints() == []
 
 
+def test_weights_are_linked_on_the_page_of_a_person_too(browser: Browser, ada: User) -> None:
+    RetrievalConfig.objects.create(user=ada)
+    browser.open(reverse("admin:auth_user_change", args=[ada.pk]))
+    browser.slide("#id_retrieval_configs-0-vector_weight_slider", 0.25)
+    assert browser.value("#id_retrieval_configs-0-keyword_weight") == "0.75"
+    browser.one("#retrieval_configs-group .add-row a").click()
+    browser.slide("#id_retrieval_configs-1-keyword_weight_slider", 0.4)
+    assert browser.value("#id_retrieval_configs-1-vector_weight") == "0.6"
+    assert browser.complaints() == []
+
+
 def test_all_of_it_works_without_scripts(browser: Browser, ada: User) -> None:
     load_topics(ada)
     config = RetrievalConfig.objects.create(user=ada)

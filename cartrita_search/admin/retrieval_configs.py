@@ -207,6 +207,16 @@ class RetrievalConfigAdmin(FilledInByDatabase, Owned):
             ],
         )
 
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj is None or self.has_change_permission(request, obj):
+            return fieldsets
+        # Nothing can be filled in.
+        return [
+            (name, {**options, "fields": [f for f in options["fields"] if f != "presets"]})
+            for name, options in fieldsets
+        ]
+
     def get_object(
         self, request: HttpRequest, object_id: str, from_field: str | None = None
     ) -> Any:

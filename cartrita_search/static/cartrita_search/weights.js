@@ -102,21 +102,26 @@
         }
     }
 
-    document.addEventListener("DOMContentLoaded", () => {
-        document.querySelectorAll("input[name$='vector_weight'][type='number']").forEach((vector) => {
+    function linkAll(root) {
+        root.querySelectorAll("input[name$='vector_weight'][type='number']").forEach((vector) => {
             if (vector.form.id === "cs-preview" || vector.id.includes("__prefix__")) {
                 return;
             }
             const set = link(vector);
-            vector.form.querySelectorAll("a.cs-preset").forEach((preset) => {
-                if (vector.id === "id_vector_weight") {
+            if (vector.id === "id_vector_weight") {
+                vector.form.querySelectorAll("a.cs-preset").forEach((preset) => {
                     preset.addEventListener("click", (event) => {
                         event.preventDefault();
                         set(parseFloat(preset.dataset.vectorWeight));
                     });
-                }
-            });
+                });
+            }
         });
+    }
+
+    document.addEventListener("formset:added", (event) => linkAll(event.target));
+    document.addEventListener("DOMContentLoaded", () => {
+        linkAll(document);
         const form = document.getElementById("cs-preview");
         if (form) {
             preview(form.closest(".cs-preview"), form);
