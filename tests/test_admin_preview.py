@@ -24,6 +24,7 @@ from cartrita_search.models import (
     SearchPerformanceMetric,
 )
 from cartrita_search.retrieval import keyword_search
+from tests.redis_servers import UseRedis
 from tests.test_admin import allow, url
 from tests.topics import BY_MEANING, BY_WORD, QUESTION, SCRIPT, embedded_by_topics, load_topics
 
@@ -266,3 +267,20 @@ def test_nobody_judges_what_the_person_cannot_find(
     for nonsense in ("x", "4711:1", f"{hers.pk}", f"{hers.pk}:x"):
         assert ask(admin_client, config, judge=nonsense).status_code == 200
     assert not SearchJudgement.objects.exists()
+
+
+def test_without_redis_there_is_a_preview_and_no_limit(
+    config: RetrievalConfig,
+    admin_client: Client,
+    use_redis: UseRedis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(preview, "PREVIEWS_PER_MINUTE", 0)
+    assert ask(admin_client, config).status_code == 429
+    use_redis("redis://127.0.0.1:1/0")
+    shown = ask(admin_client, config)
+    assert shown.status_code == 200
+    assert shown.context["comparison"].edited
+    for name in ("dashboard", "health"):
+        page = admin_client.get(reverse(f"admin:cartrita_search_{name}"))
+        assert page.status_code == 200
