@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from queue import Queue
 from typing import Any
 
+import psycopg
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
-from django.db import IntegrityError, connection
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from pytest_django.asserts import assertContains, assertNotContains
 
 from cartrita_search.models import RetrievalConfig, SearchPerformanceMetric
+from tests.conftest import Connect
+from tests.postgres import wait_until_blocked
 from tests.test_admin import SCRIPT, allow, errors, unedited, url
 
 pytestmark = pytest.mark.django_db
@@ -164,21 +170,6 @@ def test_the_history_has_old_and_new_values(ada: User, admin_client: Client) -> 
     assert SCRIPT not in shown
 
 
-def test_of_two_who_activate_at_once_the_later_one_is_told(
-    ada: User, admin_client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The form looks before the other one saves, and saves after.
-    monkeypatch.setattr(RetrievalConfig, "validate_constraints", lambda *_, **__: None)
-    RetrievalConfig.objects.create(user=ada)
-    config = RetrievalConfig.objects.create(user=ada, is_active=False)
-    page = url("change", config)
-    data = unedited(admin_client.get(page)) | {"is_active": "on"}
-    response = admin_client.post(page, data, follow=True)
-    assertContains(response, "has just become active, and only one may be")
-    config.refresh_from_db()
-    assert not config.is_active
-
-
 # --- Bulk actions -------------------------------------------------------------
 
 
@@ -290,16 +281,40 @@ def test_bulk_actions_take_the_permissions_of_what_they_do(
     assert RetrievalConfig.objects.count() == 1
 
 
-def test_an_activation_that_meets_another_changes_nothing(
-    ada: User, admin_client: Client, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("way", ["the form", "the action"])
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("clean_tables")
+def test_of_two_who_activate_at_once_the_later_one_is_told(
+    way: str,
+    ada: User,
+    connect: Connect,
+    pg: psycopg.Connection,
+    admin_client: Client,
 ) -> None:
     config = RetrievalConfig.objects.create(user=ada, is_active=False)
+    page = url("change", config)
+    data = unedited(admin_client.get(page)) | {"is_active": "on"}
+    pids: Queue[int] = Queue()
 
-    def refuse(*_: Any, **__: Any) -> None:
-        raise IntegrityError
+    def activate() -> Any:
+        with closing(connection), connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            pids.put(cursor.fetchone()[0])
+            if way == "the form":
+                return admin_client.post(page, data)
+            return act(admin_client, "activate", config, confirmed="yes")
 
-    monkeypatch.setattr(RetrievalConfig, "save", refuse)
-    assert "somebody else has just made" in confirmed(admin_client, "activate", config)
+    # Active, but not to be seen yet: whoever looks finds nothing in the way.
+    other = connect(autocommit=False)
+    other.execute("INSERT INTO retrieval_configs (user_id) VALUES (%s)", [ada.pk])
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(activate)
+        wait_until_blocked(pg, pids.get(timeout=30))
+        other.commit()
+        assert answer.result(timeout=30).status_code == 302
+    assertContains(admin_client.get(LIST), "has just")
+    config.refresh_from_db()
+    assert not config.is_active
     assert history(config) == []
 
 
