@@ -10,13 +10,16 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.contrib.admin import AdminSite
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.models import User
 from django.db import connection
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.urls import reverse
 from pytest_django.asserts import assertContains, assertNotContains
 
+from cartrita_search.admin.users import RetrievalConfigInline, extend
 from cartrita_search.models import RetrievalConfig, SearchPerformanceMetric
 from tests.conftest import Connect
 from tests.postgres import wait_until_blocked
@@ -398,3 +401,18 @@ def test_weights_on_the_page_of_a_person_take_their_own_permission(
 
 def test_a_person_is_made_before_their_weights(admin_client: Client) -> None:
     assertNotContains(admin_client.get(reverse("admin:auth_user_add")), "retrieval_configs-")
+
+
+def test_a_project_s_own_page_of_people_is_kept(ada: User, rf: RequestFactory) -> None:
+    class Theirs(UserAdmin):  # type: ignore[type-arg]
+        list_display = ("email",)
+
+    site = AdminSite()
+    extend(site)
+    assert not site.is_registered(User)
+    site.register(User, Theirs)
+    extend(site)
+    page = site.get_model_admin(User)
+    assert page.list_display == ("email",)
+    assert page.get_inlines(rf.get("/"), ada) == [RetrievalConfigInline]
+    assert not page.get_inlines(rf.get("/"), None)

@@ -69,6 +69,13 @@ class WithRetrievalConfigs(Base):
                 log_change(request, config, [], added=True)
 
 
+def extend(site: admin.AdminSite) -> None:
+    """Give the page of people on that site the inline, whatever else it has."""
+    if site.is_registered(User):
+        theirs = type(site.get_model_admin(User))
+        site.unregister(User)
+        site.register(User, type(theirs.__name__, (WithRetrievalConfigs, theirs), {}))
+
+
 if get_user_model() is User:
-    admin.site.unregister(User)
-    admin.site.register(User, WithRetrievalConfigs)
+    extend(admin.site)
