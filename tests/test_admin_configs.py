@@ -65,7 +65,9 @@ def search_of(user: User | None, results: int) -> None:
 
 
 def history(config: RetrievalConfig) -> list[str]:
-    entries = LogEntry.objects.filter(object_id=str(config.pk)).order_by("pk")
+    entries = LogEntry.objects.filter(
+        content_type__model="retrievalconfig", object_id=str(config.pk)
+    ).order_by("pk")
     return [entry.get_change_message() for entry in entries]
 
 
