@@ -125,7 +125,6 @@ class RetrievalConfigAdmin(FilledInByDatabase, Owned):
         "owner",
         "config_name",
         "weights",
-        "max_results",
         "is_active",
         "changed",
         "searches",
