@@ -8,7 +8,7 @@ PEERS := tests/benchmarks/requirements-peers.txt
 PEERS_STAMP := .bench-venv/.installed
 # command=Debian's package
 SYSTEM_PACKAGES := pgbouncer=pgbouncer redis-server=redis-server redis-sentinel=redis-sentinel \
-    kubectl=kubernetes-client
+    chromium=chromium chromedriver=chromium-driver kubectl=kubernetes-client
 CHECKOV_STAMP := .checkov-venv/.installed
 ARGS ?=
 

@@ -439,6 +439,7 @@ _TABLE_PRIVILEGES = {
     "keyword_corpora": "SELECT, INSERT, UPDATE, DELETE",
     "source_checkpoints": "SELECT, INSERT, UPDATE, DELETE",
     "operator_actions": "SELECT, INSERT, DELETE",
+    "search_judgements": "SELECT, INSERT, UPDATE, DELETE",
     "search_settings": "SELECT",
     "schema_migrations": "SELECT",
     "vector_search_stats": "SELECT",

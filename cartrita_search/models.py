@@ -627,3 +627,24 @@ class OperatorAction(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action} {self.subject}".strip()
+
+
+class SearchJudgement(models.Model):
+    """How relevant one document is to one question, as staff see it."""
+
+    user = _owner("search_judgements", help_text="Whose question it is. Empty: anybody's.")
+    query_text = models.TextField("question")
+    source_table = models.TextField()
+    source_id = models.TextField()
+    chunk_index = models.IntegerField(null=True, blank=True)
+    grade = models.IntegerField()
+    judged_by = models.TextField(default="")
+    judged_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        managed = False
+        db_table = "search_judgements"
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"{self.query_text}: {self.source_table}/{self.source_id}, grade {self.grade}"

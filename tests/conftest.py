@@ -40,6 +40,7 @@ TABLES = (
     "redis_sessions",
     "source_checkpoints",
     "operator_actions",
+    "search_judgements",
     "search_settings",
 )
 

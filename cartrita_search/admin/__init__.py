@@ -5,6 +5,7 @@ from . import (  # noqa: F401
     embedding_models,
     embedding_refusals,
     embeddings,
+    judgements,
     metrics,
     operator_actions,
     redis_sessions,
@@ -14,4 +15,5 @@ from . import (  # noqa: F401
     search_settings,
     source_checkpoints,
     statistics,
+    users,
 )

@@ -14,11 +14,20 @@ from django.http import HttpRequest
 from ..models import owner_name
 
 if TYPE_CHECKING:
-    ModelAdmin: TypeAlias = admin.ModelAdmin[Any]
+    AnyModelAdmin: TypeAlias = admin.ModelAdmin[Any]
     ModelForm: TypeAlias = forms.ModelForm[Any]
+    StackedInline: TypeAlias = admin.StackedInline[Any, Any]
     AnyPaginator: TypeAlias = Paginator[Any]
 else:  # the classes themselves take no type argument
-    ModelAdmin, ModelForm, AnyPaginator = admin.ModelAdmin, forms.ModelForm, Paginator
+    AnyModelAdmin, StackedInline = admin.ModelAdmin, admin.StackedInline
+    ModelForm, AnyPaginator = forms.ModelForm, Paginator
+
+
+class ModelAdmin(AnyModelAdmin):
+    """What every page here is: Django's, with the few styles of this package."""
+
+    class Media:
+        css = {"all": ("cartrita_search/admin.css",)}  # noqa: RUF012 - as Django declares it
 
 
 class CappedPaginator(AnyPaginator):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
 from django.db import connection
 from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
@@ -12,7 +13,22 @@ from django.template.defaultfilters import filesizeformat
 from ..models import EmbeddingModel
 from ..ops.embedding_models import make_default
 from ..ops.vector_indexes import status as index_status
+from ..ops.vector_indexes import statuses
 from .base import ModelAdmin
+from .dashboard import badge_html
+
+
+class WithStatus(ChangeList):
+    """The models of a page with how their indexes stand."""
+
+    result_list: Any
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        found = {status.model: status for status in statuses()}
+        self.result_list = list(self.result_list)
+        for model in self.result_list:
+            model.status = found[model.pk]
 
 
 @admin.register(EmbeddingModel)
@@ -28,6 +44,7 @@ class EmbeddingModelAdmin(ModelAdmin):
         "name",
         "dimensions",
         "is_default",
+        "state",
         "index_method",
         "index_storage",
         "preferred_storage",
@@ -54,6 +71,14 @@ class EmbeddingModelAdmin(ModelAdmin):
         ("Recall@10", {"fields": (("target_recall", "measured_recall"),)}),
         ("Next index", {"fields": ("preferred_storage", "plan")}),
     )
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return WithStatus
+
+    @admin.display(description="state")
+    def state(self, model: Any) -> str:
+        """Whether the index is in order."""
+        return badge_html(model.status)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

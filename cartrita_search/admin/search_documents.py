@@ -9,12 +9,13 @@ from django.contrib.admin.widgets import AdminTextInputWidget
 from django.core.validators import EMPTY_VALUES
 from django.db import connection
 from django.db.models import Prefetch, QuerySet
-from django.http import HttpRequest
-from django.urls import reverse
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html_join
 
 from ..models import Embedding, SearchDocument
-from .base import FilledInByDatabase, LargeTable, ModelAdmin, ModelForm, Owned
+from . import document_search
+from .base import FilledInByDatabase, LargeTable, ModelForm, Owned
 from .languages import LanguageSelect
 
 
@@ -24,7 +25,7 @@ class SourceFilter(admin.SimpleListFilter):
     title = "source table"
     parameter_name = "source_table"
 
-    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         # From one source to the next through the unique index, a step each:
         # DISTINCT would read an entry for every document.
         with connection.cursor() as cursor:
@@ -82,8 +83,12 @@ class SearchDocumentAdmin(LanguageSelect, FilledInByDatabase, Owned, LargeTable)
         "updated_at",
     )
     list_filter = (SourceFilter,)
-    search_fields = ("source_table", "source_id", "title")
-    search_help_text = "Words of the title, or the source; all of them have to be there."
+    # What is in them is found by `get_search_results`.
+    search_fields = ("title",)
+    search_help_text = (
+        "By meaning and by words, best first, among the documents of everybody; or one by its "
+        "source, like books/42."
+    )
     # The unique index has this order.
     ordering = ("source_table", "source_id", "chunk_index")
     autocomplete_fields = ("user",)
@@ -109,6 +114,23 @@ class SearchDocumentAdmin(LanguageSelect, FilledInByDatabase, Owned, LargeTable)
         return rows.prefetch_related(
             Prefetch("embeddings", hashes.order_by("embedding_model_id"), to_attr="hashes")
         )
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.similar_view)
+        name = "cartrita_search_searchdocument_similar"
+        return [path("<path:object_id>/similar/", view, name=name), *super().get_urls()]
+
+    def similar_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """The documents nearest to one."""
+        return document_search.similar_view(self, request, object_id)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[SearchDocument], search_term: str
+    ) -> tuple[QuerySet[SearchDocument], bool]:
+        if not search_term.strip():
+            return queryset, False
+        source = request.GET.get(SourceFilter.parameter_name)
+        return document_search.found(request, queryset, search_term, source), False
 
     def get_readonly_fields(
         self, request: HttpRequest, obj: SearchDocument | None = None

@@ -11,18 +11,26 @@ from __future__ import annotations
 from ..errors import PackageMissing
 
 try:
-    from .evaluate import Evaluation, evaluate_collection, evaluate_live
+    from .evaluate import (
+        Evaluation,
+        evaluate_collection,
+        evaluate_judgements,
+        evaluate_live,
+    )
     from .judgements import (
         CorpusDocument,
         JudgedQuery,
+        Judgements,
         Key,
         read_corpus,
+        read_judgements,
         read_qrels,
         read_queries,
         read_vectors,
     )
     from .measures import MEASURES, measure
     from .plot import check_plot, draw
+    from .weights import band
 except ImportError as error:
     raise PackageMissing(
         f"Evaluation needs the package {error.name}.",
@@ -34,13 +42,17 @@ __all__ = [
     "CorpusDocument",
     "Evaluation",
     "JudgedQuery",
+    "Judgements",
     "Key",
+    "band",
     "check_plot",
     "draw",
     "evaluate_collection",
+    "evaluate_judgements",
     "evaluate_live",
     "measure",
     "read_corpus",
+    "read_judgements",
     "read_qrels",
     "read_queries",
     "read_vectors",

@@ -193,14 +193,37 @@ def evaluate_live(
     A judgement without ``chunk_index`` is about the whole source row: the best of its
     chunks counts, and the others are passed over.
     """
+    with search_errors():
+        judged = read_judgements(judgements, using)
+    return evaluate_judgements(
+        judgements.name,
+        judged,
+        weights=weights,
+        sweep=sweep,
+        seed=seed,
+        using=using,
+        stream=stream,
+    )
+
+
+def evaluate_judgements(
+    name: str,
+    judged: Judgements,
+    *,
+    weights: tuple[float, float] | None = None,
+    sweep: bool = False,
+    seed: int = 0,
+    using: str = DEFAULT_DB_ALIAS,
+    stream: TextIO | None = None,
+) -> Evaluation:
+    """As `evaluate_live`, by judgements from elsewhere than a file."""
     stream = stream or sys.stderr
     with search_errors():
         vector_weight = _vector_weight(weights, using)
-        judged = read_judgements(judgements, using)
         _check(judged, sweep, seed)
         embedder = get_embedder()
         return _evaluate(
-            judgements.name,
+            name,
             judged,
             _query_vectors(embedder, judged),
             embedder.name,

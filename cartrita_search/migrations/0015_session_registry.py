@@ -6,7 +6,7 @@ from cartrita_search.migration_operations import RecordMigration, RunSQLFile
 
 
 class Migration(migrations.Migration):
-    dependencies = [("cartrita_search", "0015_result_cache")]
+    dependencies = [("cartrita_search", "0014_result_cache")]
 
     operations = [
         RunSQLFile("sessions/redis_sessions_revoked_at.v1.sql"),
@@ -18,5 +18,5 @@ class Migration(migrations.Migration):
                 "managed": False,
             },
         ),
-        RecordMigration("0016_session_registry", "Sessions in Redis, and their revocation"),
+        RecordMigration("0015_session_registry", "Sessions in Redis, and their revocation"),
     ]

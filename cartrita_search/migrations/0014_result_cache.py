@@ -6,7 +6,7 @@ from cartrita_search.migration_operations import RecordMigration, RunSQLFile
 
 
 class Migration(migrations.Migration):
-    dependencies = [("cartrita_search", "0014_search_history")]
+    dependencies = [("cartrita_search", "0013_search_history")]
 
     operations = [
         RunSQLFile("cache/search_generations.v1.sql"),
@@ -50,5 +50,5 @@ class Migration(migrations.Migration):
         # Last, for writers wait for them until the commit.
         RunSQLFile("cache/follow_search_generation.v1.sql"),
         RunSQLFile("cache/log_cache_invalidation.v1.sql"),
-        RecordMigration("0015_result_cache", "Generations of cached search results"),
+        RecordMigration("0014_result_cache", "Generations of cached search results"),
     ]
