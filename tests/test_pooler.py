@@ -1,9 +1,10 @@
-"""What goes through PgBouncer in transaction mode, what does not and says so, and pools."""
+"""What must not go through PgBouncer and says so, and pools of connections.
+
+What goes through it is tested by ``make pooler``: searches, pages and the admin, whole.
+"""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.conf import settings
 from django.db import close_old_connections, connection, connections
 from django.db.backends.postgresql.base import DatabaseWrapper
 from psycopg_pool import ConnectionPool
@@ -23,9 +23,6 @@ from cartrita_search.retrieval import keyword_search, search, similarity_search
 
 from .pgbouncer import pgbouncer
 from .postgres import scalar
-
-#: What exercises searches, pages and edits; `make pooler` runs the files whole.
-THROUGH = ("tests/test_retrieval_options.py", "tests/test_admin.py")
 
 ALIAS = "pooled"
 
@@ -63,22 +60,6 @@ def the_pool() -> ConnectionPool:
     assert wrapper.pool is not None
     pool: ConnectionPool = wrapper.pool
     return pool
-
-
-@pytest.mark.slow
-def test_searches_and_the_admin_go_through_pgbouncer() -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "--pooler", "-q", "-x", "-p", "no:cacheprovider"),
-            *(*THROUGH, "-m", "not slow"),
-        ],
-        cwd=settings.BASE_DIR,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
 
 
 def test_a_lock_is_refused_through_pgbouncer_and_taken_beside_it(
