@@ -257,6 +257,9 @@ def connection(config: dict[str, Any]) -> dict[str, Any]:
         milliseconds = round(env("DATABASE_STATEMENT_TIMEOUT") * 1000)
         options["options"] = f"-c statement_timeout={milliseconds}"
     keeping = {"CONN_MAX_AGE": env("CONN_MAX_AGE"), "CONN_HEALTH_CHECKS": True}
+    if env("MIGRATE_DATABASE_URL"):
+        # This one may be a pooler, and a cursor of the server's be left in another session.
+        keeping["DISABLE_SERVER_SIDE_CURSORS"] = True
     if env("DATABASE_POOL"):
         options["pool"] = pool(env("DATABASE_POOL"))
         keeping["CONN_MAX_AGE"] = 0  # the pool keeps them

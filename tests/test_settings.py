@@ -236,6 +236,11 @@ def test_a_pool_of_no_size_is_refused(load: Load, sizes: str) -> None:
         load(DEBUG="true", DATABASE_POOL=sizes)
 
 
+def test_behind_a_pooler_no_cursor_is_left_on_the_server(load: Load) -> None:
+    behind = load(DEBUG="true", MIGRATE_DATABASE_URL="postgres://db/name")["DATABASES"]["default"]
+    assert behind["DISABLE_SERVER_SIDE_CURSORS"] is True
+
+
 def test_statements_have_a_limit_where_one_is_set(load: Load) -> None:
     given = load(DEBUG="true", DATABASE_STATEMENT_TIMEOUT="2.5")["DATABASES"]["default"]
     assert given["OPTIONS"]["options"] == "-c statement_timeout=2500"
