@@ -11,7 +11,7 @@ SYSTEM_PACKAGES := pgbouncer=pgbouncer redis-server=redis-server redis-sentinel=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo packages test pooler lint types check bench freeze stop clean
+.PHONY: help venv demo packages test lint types check bench freeze stop clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,7 @@ packages:
 test: $(STAMP) $(NODE_STAMP) packages  ## the whole suite, against real servers (ARGS="-k name" is passed on)
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile $(ARGS)
 
+.PHONY: pooler
 # In transaction mode. Two processes, as CI has two cores.
 pooler: $(STAMP) packages  ## searches and the admin once more, through PgBouncer
 	$(BIN)/python -m pytest --pooler -n 2 --dist loadfile \
