@@ -225,9 +225,11 @@ def test_a_pool_keeps_the_connections_itself(load: Load) -> None:
         DATABASE_REPLICA_URLS="postgres://me@one/search",
     )
     for database in loaded["DATABASES"].values():
-        pool = {"min_size": 2, "max_size": 10, "timeout": 3}
-        assert database["OPTIONS"] == {"connect_timeout": 3, "pool": pool}
+        assert database["OPTIONS"]["pool"] == {"min_size": 2, "max_size": 10, "timeout": 3}
         assert database["CONN_MAX_AGE"] == 0
+    assert loaded["DATABASES"]["default"]["OPTIONS"]["connect_timeout"] == 3
+    # Searches have the primary to go to, and so wait less.
+    assert loaded["DATABASES"]["replica_1"]["OPTIONS"]["connect_timeout"] == 2
 
 
 @pytest.mark.parametrize("sizes", ["10", "5,2", "0,0", "-1,5", "a,b"])
