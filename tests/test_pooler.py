@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -21,6 +22,7 @@ from cartrita_search.errors import PoolerRefused
 from cartrita_search.ingest import Document, upsert_documents
 from cartrita_search.retrieval import keyword_search, search, similarity_search
 
+from .conftest import Manage
 from .pgbouncer import pgbouncer
 from .postgres import scalar
 
@@ -76,6 +78,26 @@ def test_a_lock_is_refused_through_pgbouncer_and_taken_beside_it(
             assert not scalar(pg, "SELECT pg_try_advisory_lock(%s)", [REBUILD_LOCK])
 
 
+@pytest.mark.parametrize(
+    "command", ["migrate", "rebuild_vector_indexes", "backup_database"], ids=str
+)
+def test_a_command_that_cannot_go_through_pgbouncer_says_so(
+    database: dict[str, Any], manage: Manage, tmp_path: Path, command: str
+) -> None:
+    to_a_file = [str(tmp_path / "dump")] if command == "backup_database" else []
+    with pgbouncer(database) as through:
+        url = "postgres://{user}@{host}:{port}/{dbname}".format(**through)
+        done = manage(command, *to_a_file, DATABASE_URL=url)
+        assert done.returncode == 1
+        assert "goes through a pooler" in done.stderr
+        assert "MIGRATE_DATABASE_URL" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        direct = "postgres://{user}@/{dbname}?host={host}&port={port}".format(**database)
+        done = manage(command, *to_a_file, DATABASE_URL=url, MIGRATE_DATABASE_URL=direct)
+        assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) or not to_a_file
+
+
 def test_a_pool_serves_more_threads_than_it_has_connections(pg: psycopg.Connection) -> None:
     everybody = threading.Barrier(6)
     documents = [Document("notes", str(n), "Tea", "Steep tea.", [1, n]) for n in range(5)]
@@ -115,7 +137,7 @@ def test_a_connection_of_ones_own_is_none_of_the_pools(pg: psycopg.Connection) -
         assert own.info.parameter_status("application_name") == "own"
 
 
-def test_a_limit_of_requests_statements_is_none_of_a_commands(manage: Any) -> None:
+def test_a_limit_of_requests_statements_is_none_of_a_commands(manage: Manage) -> None:
     show = (
         "from django.db import connection as c; k = c.cursor();"
         "k.execute('SHOW statement_timeout'); print(k.fetchone()[0])"
