@@ -17,6 +17,7 @@ from django.db import close_old_connections, connection, connections
 from django.db.backends.postgresql.base import DatabaseWrapper
 from psycopg_pool import ConnectionPool
 
+from cartrita.embedded.postgres import client_program
 from cartrita_search.db import REBUILD_LOCK, advisory_lock, direct_connection
 from cartrita_search.errors import PoolerRefused
 from cartrita_search.ingest import Document, upsert_documents
@@ -93,7 +94,12 @@ def test_a_command_that_cannot_go_through_pgbouncer_says_so(
         assert "MIGRATE_DATABASE_URL" in done.stderr
         assert len(done.stderr.splitlines()) == 1
         direct = "postgres://{user}@/{dbname}?host={host}&port={port}".format(**database)
-        done = manage(command, *to_a_file, DATABASE_URL=url, MIGRATE_DATABASE_URL=direct)
+        done = manage(
+            *(command, *to_a_file),
+            DATABASE_URL=url,
+            MIGRATE_DATABASE_URL=direct,
+            POSTGRES_BIN=str(Path(client_program("pg_dump")).parent),
+        )
         assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) or not to_a_file
 
