@@ -211,6 +211,19 @@ def test_a_primary_under_a_replicas_name_is_passed_over(
         assert time.monotonic() < deadline
 
 
+def test_replicas_answer_while_the_primary_cannot_be_asked(
+    replica: Replica, pg: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(pg, "Steady tea.")
+    replica.catch_up(pg)
+    monkeypatch.setattr(replicas, "_PRIMARY_STANDS", "SELECT 1 / 0")
+    replicas._begin_afresh()
+    wait_until_searches_go_to(ALIAS)
+    with databases_searched() as searched:
+        assert contents() == ["Steady tea."]
+    assert searched == [ALIAS]
+
+
 def test_a_replica_that_is_silent_holds_nobody_up(
     replica: Replica,
     pg: psycopg.Connection,
