@@ -52,6 +52,12 @@ packages:
 test: $(STAMP) $(NODE_STAMP) packages  ## the whole suite, against real servers (ARGS="-k name" is passed on)
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile $(ARGS)
 
+.PHONY: pooler
+# In transaction mode. Two processes, as CI has two cores.
+pooler: $(STAMP) packages  ## searches and the admin once more, through PgBouncer
+	$(BIN)/python -m pytest --pooler -n 2 --dist loadfile \
+	    tests/test_retrieval.py tests/test_retrieval_options.py tests/test_admin.py $(ARGS)
+
 lint: $(STAMP)  ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ Reading these settings starts nothing and connects to nothing.
 
 import json
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
@@ -269,9 +270,10 @@ def database_by_url(variable: str, url: str) -> dict[str, Any]:
     return config
 
 
-def connection(config: dict[str, Any]) -> dict[str, Any]:
+def connection(config: dict[str, Any], most_seconds: float = inf) -> dict[str, Any]:
     """The same database, with how it is connected to; what its own URL says wins."""
-    options: dict[str, Any] = {"connect_timeout": env("DATABASE_CONNECT_TIMEOUT")}
+    connect_timeout = min(env("DATABASE_CONNECT_TIMEOUT"), most_seconds)
+    options: dict[str, Any] = {"connect_timeout": connect_timeout}
     if env("PREPARE_STATEMENTS"):
         # psycopg's own default, which Django turns off for poolers' sake.
         options["prepare_threshold"] = 5
@@ -279,6 +281,9 @@ def connection(config: dict[str, Any]) -> dict[str, Any]:
         milliseconds = round(env("DATABASE_STATEMENT_TIMEOUT") * 1000)
         options["options"] = f"-c statement_timeout={milliseconds}"
     keeping = {"CONN_MAX_AGE": env("CONN_MAX_AGE"), "CONN_HEALTH_CHECKS": True}
+    if env("MIGRATE_DATABASE_URL"):
+        # This one may be a pooler, and a cursor of the server's be left in another session.
+        keeping["DISABLE_SERVER_SIDE_CURSORS"] = True
     if env("DATABASE_POOL"):
         options["pool"] = pool(env("DATABASE_POOL"))
         keeping["CONN_MAX_AGE"] = 0  # the pool keeps them
@@ -303,7 +308,8 @@ def pool(sizes: str) -> dict[str, Any]:
 DATABASES = {"default": database()}
 REPLICAS = tuple(f"replica_{n}" for n, _ in enumerate(env("DATABASE_REPLICA_URLS"), 1))
 for alias, url in zip(REPLICAS, env("DATABASE_REPLICA_URLS"), strict=True):
-    DATABASES[alias] = connection(database_by_url("DATABASE_REPLICA_URLS", url))
+    # Two seconds, for a search has the primary to go to.
+    DATABASES[alias] = connection(database_by_url("DATABASE_REPLICA_URLS", url), 2)
     DATABASES[alias]["TEST"] = {"MIRROR": "default"}
 DATABASE_ROUTERS = ["cartrita.routers.SearchRouter"]
 

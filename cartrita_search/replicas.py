@@ -199,8 +199,8 @@ class _Primary(_Server):
 
     def __init__(self) -> None:
         super().__init__(PRIMARY, _PRIMARY_STANDS)
-        #: Oldest first; enough for an hour.
-        self.stood: deque[_Seen] = deque(maxlen=3600)
+        #: Oldest first; ten minutes and more.
+        self.stood: deque[_Seen] = deque(maxlen=600)
 
     def note(self, seen: _Seen) -> None:
         super().note(seen)
@@ -252,17 +252,17 @@ class _Fleet:
         seen, now = replica.seen, time.monotonic()
         if seen is None:
             return inf
-        stood = list(self.primary.stood)
+        stood = tuple(self.primary.stood)  # of one moment
         if not stood:
             # Nothing tells: better an old answer than none, if the primary has none.
             return inf if self.primary.problem() is None else 0.0
         if seen.position >= stood[-1].position:
             return 0.0
-        bounds = [now - then.at for then in stood if then.position <= seen.position]
-        if seen.commit_age is not None:
-            # By the clocks of both servers; for a process that has not asked for a while.
-            bounds.append(seen.commit_age + now - seen.at)
-        return min(bounds, default=inf)
+        known = next((now - s.at for s in reversed(stood) if s.position <= seen.position), inf)
+        if seen.commit_age is None:
+            return known
+        # By the clocks of both servers; for a process that has not asked for a while.
+        return min(known, seen.commit_age + now - seen.at)
 
     def _tell(self, alias: str, problem: str | None) -> None:
         """Log what has changed."""

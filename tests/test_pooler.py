@@ -1,31 +1,31 @@
-"""What goes through PgBouncer in transaction mode, what does not and says so, and pools."""
+"""What must not go through PgBouncer and says so, and pools of connections.
+
+What goes through it is tested by ``make pooler``: searches, pages and the admin, whole.
+"""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from django.conf import settings
 from django.db import close_old_connections, connection, connections
 from django.db.backends.postgresql.base import DatabaseWrapper
 from psycopg_pool import ConnectionPool
 
+from cartrita.embedded.postgres import client_program
 from cartrita_search.db import REBUILD_LOCK, advisory_lock, direct_connection
 from cartrita_search.errors import PoolerRefused
 from cartrita_search.ingest import Document, upsert_documents
 from cartrita_search.retrieval import keyword_search, search, similarity_search
 
+from .conftest import Manage
 from .pgbouncer import pgbouncer
 from .postgres import scalar
-
-#: What exercises searches, pages and edits; `make pooler` runs the files whole.
-THROUGH = ("tests/test_retrieval_options.py", "tests/test_admin.py")
 
 ALIAS = "pooled"
 
@@ -65,22 +65,6 @@ def the_pool() -> ConnectionPool:
     return pool
 
 
-@pytest.mark.slow
-def test_searches_and_the_admin_go_through_pgbouncer() -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "--pooler", "-q", "-x", "-p", "no:cacheprovider"),
-            *(*THROUGH, "-m", "not slow"),
-        ],
-        cwd=settings.BASE_DIR,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
-
-
 def test_a_lock_is_refused_through_pgbouncer_and_taken_beside_it(
     database: dict[str, Any], pg: psycopg.Connection, settings: Any
 ) -> None:
@@ -93,6 +77,31 @@ def test_a_lock_is_refused_through_pgbouncer_and_taken_beside_it(
         settings.CARTRITA_SEARCH = settings.CARTRITA_SEARCH | {"DIRECT_DATABASE_URL": direct}
         with direct_connection("b") as own, advisory_lock(own, REBUILD_LOCK):
             assert not scalar(pg, "SELECT pg_try_advisory_lock(%s)", [REBUILD_LOCK])
+
+
+@pytest.mark.parametrize(
+    "command", ["migrate", "rebuild_vector_indexes", "backup_database"], ids=str
+)
+def test_a_command_that_cannot_go_through_pgbouncer_says_so(
+    database: dict[str, Any], manage: Manage, tmp_path: Path, command: str
+) -> None:
+    to_a_file = [str(tmp_path / "dump")] if command == "backup_database" else []
+    with pgbouncer(database) as through:
+        url = "postgres://{user}@{host}:{port}/{dbname}".format(**through)
+        done = manage(command, *to_a_file, DATABASE_URL=url)
+        assert done.returncode == 1
+        assert "goes through a pooler" in done.stderr
+        assert "MIGRATE_DATABASE_URL" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        direct = "postgres://{user}@/{dbname}?host={host}&port={port}".format(**database)
+        done = manage(
+            *(command, *to_a_file),
+            DATABASE_URL=url,
+            MIGRATE_DATABASE_URL=direct,
+            POSTGRES_BIN=str(Path(client_program("pg_dump")).parent),
+        )
+        assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) or not to_a_file
 
 
 def test_a_pool_serves_more_threads_than_it_has_connections(pg: psycopg.Connection) -> None:
@@ -134,7 +143,7 @@ def test_a_connection_of_ones_own_is_none_of_the_pools(pg: psycopg.Connection) -
         assert own.info.parameter_status("application_name") == "own"
 
 
-def test_a_limit_of_requests_statements_is_none_of_a_commands(manage: Any) -> None:
+def test_a_limit_of_requests_statements_is_none_of_a_commands(manage: Manage) -> None:
     show = (
         "from django.db import connection as c; k = c.cursor();"
         "k.execute('SHOW statement_timeout'); print(k.fetchone()[0])"

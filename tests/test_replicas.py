@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -208,6 +209,41 @@ def test_a_primary_under_a_replicas_name_is_passed_over(
     while "it is no replica" not in caplog.text:
         assert replicas.choose() == "default"
         assert time.monotonic() < deadline
+
+
+def test_replicas_answer_while_the_primary_cannot_be_asked(
+    replica: Replica, pg: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(pg, "Steady tea.")
+    replica.catch_up(pg)
+    monkeypatch.setattr(replicas, "_PRIMARY_STANDS", "SELECT 1 / 0")
+    replicas._begin_afresh()
+    wait_until_searches_go_to(ALIAS)
+    with databases_searched() as searched:
+        assert contents() == ["Steady tea."]
+    assert searched == [ALIAS]
+
+
+def test_a_replica_that_is_silent_holds_nobody_up(
+    replica: Replica,
+    pg: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store(pg, "Steady tea.")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, answers none
+        nowhere = connections.settings[ALIAS] | {
+            "HOST": "127.0.0.1",
+            "PORT": str(silent.getsockname()[1]),
+        }
+        monkeypatch.setitem(connections.settings, ALIAS, nowhere)
+        monkeypatch.setattr(replicas, "LOOK_SECONDS", 60.0)
+        replicas._begin_afresh()
+        assert contents() == ["Steady tea."]
+        assert "it does not answer" in caplog.text
+        # Nobody waits for it a second time, while it goes on saying nothing.
+        monkeypatch.setattr(replicas, "PATIENCE", 3600.0)
+        assert contents() == ["Steady tea."]
 
 
 # --- Gone -------------------------------------------------------------------

@@ -225,15 +225,22 @@ def test_a_pool_keeps_the_connections_itself(load: Load) -> None:
         DATABASE_REPLICA_URLS="postgres://me@one/search",
     )
     for database in loaded["DATABASES"].values():
-        pool = {"min_size": 2, "max_size": 10, "timeout": 3}
-        assert database["OPTIONS"] == {"connect_timeout": 3, "pool": pool}
+        assert database["OPTIONS"]["pool"] == {"min_size": 2, "max_size": 10, "timeout": 3}
         assert database["CONN_MAX_AGE"] == 0
+    assert loaded["DATABASES"]["default"]["OPTIONS"]["connect_timeout"] == 3
+    # Searches have the primary to go to, and so wait less.
+    assert loaded["DATABASES"]["replica_1"]["OPTIONS"]["connect_timeout"] == 2
 
 
 @pytest.mark.parametrize("sizes", ["10", "5,2", "0,0", "-1,5", "a,b"])
 def test_a_pool_of_no_size_is_refused(load: Load, sizes: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="DATABASE_POOL"):
         load(DEBUG="true", DATABASE_POOL=sizes)
+
+
+def test_behind_a_pooler_no_cursor_is_left_on_the_server(load: Load) -> None:
+    behind = load(DEBUG="true", MIGRATE_DATABASE_URL="postgres://db/name")["DATABASES"]["default"]
+    assert behind["DISABLE_SERVER_SIDE_CURSORS"] is True
 
 
 def test_statements_have_a_limit_where_one_is_set(load: Load) -> None:
