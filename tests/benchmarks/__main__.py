@@ -69,6 +69,7 @@ def main() -> int:
     from django.db import connection
 
     from cartrita.embedded.postgres import EmbeddedPostgres
+    from cartrita.embedded.redis import EmbeddedRedis
 
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME")
@@ -112,6 +113,7 @@ def main() -> int:
         finally:
             connection.close()
             EmbeddedPostgres.from_settings().stop()
+            EmbeddedRedis.from_settings().stop()
     return 0 if met else 1
 
 
