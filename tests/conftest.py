@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,10 @@ from cartrita.embedded.redis import EmbeddedRedis
 from tests.pgbouncer import pgbouncer
 from tests.redis_servers import start_redis, use_redis  # noqa: F401 - fixtures
 from tests.site import ROWS, Site
+
+# Where a shell runs this in the background SIGINT is ignored, and so it would be by every
+# process that tests start to interrupt it. A handler of ours is not passed on: the default is.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: What tests write to; search_settings keeps its one row, with the defaults.
 TABLES = (
