@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -418,3 +420,61 @@ def test_migrate_through_a_port_forward(server: TcpPostgres) -> None:
     assert done.returncode == 0, done.stderr
     with server.connect() as pg:
         assert scalar(pg, "SELECT count(*) FROM schema_migrations") > 9
+
+
+# --- The image's command --------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_image_s_command_serves_its_probes(server: TcpPostgres, tmp_path: Path) -> None:
+    """gunicorn as the Dockerfile starts it, with settings as in production."""
+    text = (ROOT / "Dockerfile").read_text()
+    (command,) = re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)
+    arguments = [
+        "--bind=127.0.0.1:0" if argument.startswith("--bind") else argument
+        for argument in json.loads(command)
+    ]
+    environment = job_environment(server, tmp_path) | {
+        "SECRET_KEY": "k" * 50,
+        "ALLOWED_HOSTS": "localhost",
+        "TRUST_X_FORWARDED_PROTO": "true",
+        "STATIC_ROOT": str(tmp_path / "static"),
+    }
+    for step in ("collectstatic --noinput", "migrate --noinput"):
+        subprocess.run(
+            [sys.executable, "manage.py", *step.split()],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            check=True,
+        )
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            said += line
+            if found := re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", line):
+                break
+        else:
+            raise AssertionError(said)
+        site = HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
+        for path in ("/healthz", "/readyz"):
+            site.request("GET", path)
+            answer = site.getresponse()
+            assert (path, answer.status, answer.read() != b"") == (path, 200, True)
+        # A person comes by HTTPS, which the ingress ends; and the page's style is there.
+        headers = {"Host": "localhost", "X-Forwarded-Proto": "https"}
+        site.request("GET", "/admin/login/", headers=headers)
+        page = site.getresponse()
+        assert page.status == 200
+        style = re.search(r'href="(/static/admin/css/base\.\w+\.css)"', page.read().decode())
+        assert style is not None
+        site.request("GET", style[1], headers=headers)
+        assert site.getresponse().status == 200
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
