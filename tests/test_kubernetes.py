@@ -473,7 +473,9 @@ def test_the_image_s_command_serves_its_probes(server: TcpPostgres, tmp_path: Pa
         style = re.search(r'href="(/static/admin/css/base\.\w+\.css)"', page.read().decode())
         assert style is not None
         site.request("GET", style[1], headers=headers)
-        assert site.getresponse().status == 200
+        with site.getresponse() as answer:
+            assert answer.status == 200
+        site.close()
     finally:
         process.terminate()
         process.communicate(timeout=60)
