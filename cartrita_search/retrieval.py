@@ -374,6 +374,10 @@ def _fetch(
     *,
     details: dict[str, float],
 ) -> list[Hit]:
+    if query.kind == "vector":
+        hits = _prepared(query, options, user, limit, offset)
+        if hits is not None:
+            return hits
     source = options.get("source")
     parameters: dict[str, Any] = {
         "text": None if query.text is None else _clean(query.text),
@@ -395,8 +399,6 @@ def _fetch(
     }
     to_hit: Callable[[Sequence[Any]], Hit] = _hit
     if query.kind == "vector":
-        if (hits := _prepared(query, options, user, limit, offset)) is not None:
-            return hits
         statement = _SIMILARITY
     else:
         statement = _HYBRID if user is None else _HYBRID_FOR_USER
