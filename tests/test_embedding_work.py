@@ -428,6 +428,23 @@ def test_a_signal_lets_the_batch_in_hand_be_finished(
     assert len(stored(pg)) == 8
 
 
+def test_a_watch_embeds_what_comes_later_until_it_is_told_to_stop(
+    service: EmbeddingServer, start: Start, pg: psycopg.Connection
+) -> None:
+    texts = set(store(pg, 4))
+    process = start("--watch", "0.05")
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("4 embedded with hosted")
+    texts |= set(store(pg, 2, "later"))
+    # What it looked for in vain in between is not told of.
+    assert process.stdout.readline().startswith("2 embedded with hosted")
+    assert stored(pg) == texts
+    process.send_signal(signal.SIGTERM)
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in complaints
+
+
 def test_a_second_signal_abandons_it(
     service: EmbeddingServer, start: Start, pg: psycopg.Connection
 ) -> None:

@@ -40,8 +40,10 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def not_migrated(pg: psycopg.Connection) -> Iterator[str]:
     """The database as it is when the code is newer by one migration."""
     name = scalar(pg, LAST)
-    where = "WHERE app = 'cartrita_search' AND name = %s"
-    row = pg.execute(f"DELETE FROM django_migrations {where} RETURNING *", [name]).fetchone()
+    row = pg.execute(
+        "DELETE FROM django_migrations WHERE app = 'cartrita_search' AND name = %s RETURNING *",
+        [name],
+    ).fetchone()
     try:
         yield name
     finally:

@@ -97,7 +97,12 @@ def adopt_runner_tables(pg: psycopg.Connection, runner_database: dict[str, Any])
                 rf"^CREATE TABLE ({name} \(.*?^\);)", made, re.MULTILINE | re.DOTALL
             )
             adopted = f"{name}_v1"
-            pg.execute(f"CREATE TABLE {statement.replace(name, adopted, 1)}".encode())
+            made_elsewhere = statement.removeprefix(name)
+            pg.execute(
+                sql.SQL("CREATE TABLE {}{}").format(
+                    sql.Identifier(adopted), sql.SQL(made_elsewhere)
+                )
+            )
             with (
                 source.cursor().copy(
                     sql.SQL("COPY {} TO STDOUT").format(sql.Identifier(name))
@@ -446,8 +451,11 @@ def test_of_old_embeddings_the_newest_comes_and_a_row_s_own_vector_before_them(
 
 def test_an_old_vector_counts_where_the_row_s_own_is_unusable(v1: psycopg.Connection) -> None:
     own = scalar(v1, "SELECT id FROM search_index WHERE embedding IS NOT NULL LIMIT 1")
-    zero = "UPDATE search_index SET embedding = array_fill(0::real, ARRAY[1536])::vector"
-    v1.execute(f"{zero} WHERE id = %s".encode(), [own])
+    v1.execute(
+        "UPDATE search_index SET embedding = array_fill(0::real, ARRAY[1536])::vector"
+        " WHERE id = %s",
+        [own],
+    )
     outcome = by_table(run())
     assert outcome["search_index"].vectors_left_out == {REASONS["zero"]: 1}
     assert outcome["embeddings"].skipped[REASONS["own"]] == 2

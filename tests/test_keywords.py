@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from tests import collections_data
 from tests.collections_data import needs_shared_data
-from tests.conftest import Connect
+from tests.conftest import Connect, Manage
 from tests.oracle import (
     Bm25,
     inverse_document_frequency,
@@ -644,3 +644,19 @@ def _collision() -> tuple[str, str]:
         if other != word:
             return other, word
     raise AssertionError("no collision among a million words")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("clean_tables")
+def test_the_command_recounts(manage: Manage, connect: Connect) -> None:
+    pg = connect()  # another process is to see what is written
+    assert "there are none" in manage("refresh_keyword_statistics").stdout
+    pg.execute(
+        "INSERT INTO search_documents (source_table, source_id, content)"
+        " VALUES ('notes', '1', 'wing'), ('notes', '2', 'wing flutter')"
+    )
+    done = manage("refresh_keyword_statistics")
+    assert (done.returncode, done.stdout) == (0, "Documents counted: 2 english.\n"), done.stderr
+    assert (
+        scalar(pg, "SELECT document_frequency FROM keyword_statistics WHERE lexeme = 'wing'") == 2
+    )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -46,7 +47,7 @@ class Pace(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
         if self._first.acquire(blocking=False):
             self._all_there.wait()
-        time.sleep(LATENCY_SECONDS)
+        super().wait(LATENCY_SECONDS)  # nobody sets it: this is the provider's latency
         return True
 
 
@@ -88,7 +89,8 @@ def _embedded(pg: psycopg.Connection, connection: BaseDatabaseWrapper, workers: 
         while pg.execute("SELECT count(*) FROM embeddings").fetchone() != wanted:
             if all(process.poll() is not None for process in processes):
                 raise RuntimeError("the workers ended before their work")
-            time.sleep(0.01)
+            with suppress(subprocess.TimeoutExpired):
+                processes[0].wait(0.01)
         taken = time.perf_counter() - pace.started_at
         for process in processes:
             process.wait()

@@ -121,6 +121,7 @@ class Command(BaseCommand):
                 f"{outcome.embedded} embedded with {outcome.model} in {outcome.seconds} s"
                 f" ({outcome.rate}/s), {outcome.refused} set aside; {outcome.remaining} remain."
             )
+        self.stdout.flush()  # whoever watches a watch sees it now
         return outcome
 
     def _print_counts(self, model: str, work: list[dict[str, Any]], as_json: bool) -> None:
