@@ -407,7 +407,9 @@ def test_d016_dead_tuples(healthy: psycopg.Connection, connect: Connect) -> None
 
 def test_d017_a_bloated_table(healthy: psycopg.Connection) -> None:
     def bloated() -> list[str]:
-        return [f.evidence.split()[0] for f in found("D017", bloat_bytes=500_000)]
+        # Other tables have been written by the tests before this one.
+        findings = [f.evidence.split()[0] for f in found("D017", bloat_bytes=500_000)]
+        return [table for table in findings if table == "search_performance_metrics"]
 
     healthy.execute(
         "INSERT INTO search_performance_metrics (search_type, result_count, execution_time_ms)"
