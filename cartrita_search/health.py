@@ -57,7 +57,7 @@ def healthz(request: HttpRequest) -> HttpResponse:
 @never_cache
 def readyz(request: HttpRequest) -> HttpResponse:
     """200 if this process can search, else 503; JSON with what was found either way."""
-    found = readiness()
+    found = readiness(PATIENCE)
     _tell(found)
     status = "ready" if found.ready else "not ready"
     response = JsonResponse(
@@ -68,8 +68,11 @@ def readyz(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def readiness(wait: float = PATIENCE) -> Readiness:
-    """Look at the database, its migrations, pgvector and Redis; raises nothing."""
+def readiness(wait: float) -> Readiness:
+    """Look at the database, its migrations, pgvector and Redis; raises nothing.
+
+    ``wait`` is what the database may take, in seconds.
+    """
     try:
         found = watch.answer(wait)
     except TimeoutError:

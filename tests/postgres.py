@@ -86,6 +86,24 @@ def wait_until_blocked(observer: psycopg.Connection, pid: int) -> None:
         assert time.monotonic() < deadline, "the backend never came to wait for a lock"
 
 
+def wait_until_alone(pg: psycopg.Connection) -> None:
+    """Return when no other session of this database is within a transaction.
+
+    A connection that the test before has closed takes a moment to be gone.
+    """
+    others = """
+        SELECT EXISTS (
+            SELECT FROM pg_stat_activity AS a
+            WHERE a.datname = current_database() AND a.backend_type = 'client backend'
+                AND a.pid <> pg_backend_pid()
+                AND (a.xact_start IS NOT NULL OR starts_with(a.state, 'idle in transaction'))
+        )
+    """
+    deadline = time.monotonic() + 60
+    while scalar(pg, others):
+        assert time.monotonic() < deadline, "somebody is in a transaction still"
+
+
 def vector_indexes(pg: psycopg.Connection) -> dict[str, int]:
     """Name and OID of every vector index."""
     rows = pg.execute(

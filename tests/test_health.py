@@ -30,8 +30,10 @@ NEVER = 0.05  # seconds waited for what cannot come
 
 @pytest.fixture(autouse=True)
 def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing told yet, and no connection left behind."""
+    """Nothing told yet, as much patience as a busy machine needs, and no connection left."""
     monkeypatch.setattr(health, "_told", health.Readiness({}))
+    monkeypatch.setattr(health, "PATIENCE", 60.0)
+    monkeypatch.setattr(health.watch, "_seconds", 60.0)
     yield
     health.watch.close()
 
@@ -91,7 +93,7 @@ def test_a_database_that_was_never_migrated_lacks_everything(
         with psycopg.connect(**database | {"dbname": "test_health"}) as empty:
             found = health._database(empty)
     finally:
-        pg.execute(sql.SQL("DROP DATABASE {}").format(name))
+        pg.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
     assert not found.ready
     assert found.checks == {
         "database": "ok",
@@ -173,7 +175,7 @@ def test_a_statement_that_waits_for_a_lock_is_ended_by_the_server(
     holder.rollback()
     assert found.checks["database"] == "unreachable"
     assert "QueryCanceled" in found.details[0]
-    monkeypatch.undo()
+    monkeypatch.setattr(health.watch, "_seconds", 60.0)
     assert readiness(wait=30).ready
 
 

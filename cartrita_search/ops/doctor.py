@@ -320,6 +320,12 @@ _TABLES = """
 """
 
 
+#: Each commit leaves a row there that the next one replaces. Searches and writers go past the
+#: dead ones by its index, and their space is filled again: how many there are tells of the
+#: last minute's writes, and the table's size of the longest transaction.
+_GENERATIONS = frozenset({"search_generations", "public.search_generations"})
+
+
 def _tables(patient: Patient) -> list[tuple[Any, ...]]:
     return patient.rows(_TABLES, [list(search_tables())])
 
@@ -338,7 +344,8 @@ def _unanalyzed_tables(patient: Patient) -> Iterator[Evidence]:
 def _dead_tuples(patient: Patient) -> Iterator[Evidence]:
     limits = patient.thresholds
     for table, _, live, dead, *_ in _tables(patient):
-        if dead >= limits.dead_tuples and dead > limits.dead_share * live:
+        many = dead >= limits.dead_tuples and dead > limits.dead_share * live
+        if many and table not in _GENERATIONS:
             yield f"{table}: {dead} dead tuples, {live} live ones.", f"VACUUM (ANALYZE) {table};"
 
 
@@ -347,15 +354,14 @@ def _bloat(patient: Patient) -> Iterator[Evidence]:
     limits = patient.thresholds
     for table, _, _, _, unanalyzed, size, expected, _ in _tables(patient):
         wasted = size - max(0, expected)
-        if (
-            not unanalyzed
-            and wasted > limits.bloat_bytes
-            and size > limits.bloat_factor * expected
-        ):
+        limit = limits.generations_bytes if table in _GENERATIONS else limits.bloat_bytes
+        if not unanalyzed and wasted > limit and size > limits.bloat_factor * expected:
             yield (
                 f"{table} takes {filesizeformat(size)}, its rows about"
                 f" {filesizeformat(max(0, expected))}.",
-                f"VACUUM (FULL, ANALYZE) {table}; (locks it meanwhile; pg_repack does not)",
+                # Else all who come later would wait behind it for whoever has the table.
+                f"SET lock_timeout = '5s'; VACUUM (FULL, ANALYZE) {table};"
+                " (locks it meanwhile; pg_repack does not)",
             )
 
 
@@ -468,10 +474,10 @@ def _history(patient: Patient) -> Iterator[Evidence]:
         )
         if old or size > patient.thresholds.history_bytes:
             age = f"holds rows older than {days} days and " if old else ""
-            yield (
-                f"{table} {age}takes {filesizeformat(size)}.",
-                f"manage.py prune_search_history --keep-days {days if old else days // 2}",
-            )
+            mend = f"manage.py prune_search_history --keep-days {days if old else -(-days // 2)}"
+            if not old:  # pruning alone gives nothing back
+                mend += f" (then SET lock_timeout = '5s'; VACUUM (FULL, ANALYZE) {table};)"
+            yield f"{table} {age}takes {filesizeformat(size)}.", mend
 
 
 def _require_statistics(patient: Patient) -> None:
@@ -488,13 +494,25 @@ def _replication_lag(patient: Patient) -> Iterator[Evidence]:
     limits = patient.thresholds
     ((is_replica,),) = patient.rows("SELECT pg_is_in_recovery()")
     if is_replica:
-        ((seconds,),) = patient.rows(
-            "SELECT CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0 ELSE"
-            " extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END::float8"
+        ((age, caught_up, cut_off),) = patient.rows(
+            "SELECT extract(epoch FROM clock_timestamp()"
+            " - pg_last_xact_replay_timestamp())::float8,"
+            " pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn(),"
+            # One that reads the log from an archive receives nothing either.
+            " pg_last_wal_receive_lsn() IS NOT NULL"
+            " AND NOT EXISTS (SELECT FROM pg_stat_wal_receiver)"
         )
-        if seconds is not None and seconds > limits.lag_seconds:
+        if age is None or age <= limits.lag_seconds:
+            return
+        if cut_off:
             yield (
-                f"This replica is {duration(seconds)} behind its primary.",
+                "This replica receives nothing from its primary; the latest that it has is of"
+                f" {duration(age)} ago.",
+                "SHOW primary_conninfo; (and look at this server's log, and the primary)",
+            )
+        elif not caught_up:
+            yield (
+                f"This replica is {duration(age)} behind its primary.",
                 "SELECT * FROM pg_stat_activity WHERE backend_xmin IS NOT NULL;",
             )
         return

@@ -21,6 +21,9 @@ from cartrita_search.terminal import stop_on_signals
 FOUND = 3
 SURVIVED = 4
 
+#: Thirty years in seconds: a thread cannot wait for ten times as long.
+MOST = 1_000_000_000
+
 
 class Command(BaseCommand):
     """See ``help``."""
@@ -155,9 +158,12 @@ class Command(BaseCommand):
 
 
 def _amount(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 up")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to {MOST:,}")
     return value
 
 
