@@ -46,7 +46,10 @@ def check_database(
     databases: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> list[CheckMessage]:
-    """E002, E003, W001: the server can hold this package's tables and indexes."""
+    """E002, E003, W001: the server can hold this package's tables and indexes.
+
+    Whether this role may create them is asked by ``migrate``: the site's role need not.
+    """
     found: list[CheckMessage] = []
     for alias in databases or ():
         connection = connections[alias]
@@ -59,7 +62,7 @@ def check_database(
                 )
             )
             continue
-        missing = db.missing_requirement(connection)
+        missing = db.missing_requirement(connection, to_migrate=False)
         if missing is not None:
             found.append(Error(missing.problem, hint=missing.remedy, id="cartrita_search.E002"))
             continue

@@ -155,11 +155,14 @@ def version_tuple(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".") if part.isdigit())
 
 
-def missing_requirement(connection: BaseDatabaseWrapper) -> Requirement | None:
+def missing_requirement(
+    connection: BaseDatabaseWrapper, *, to_migrate: bool = True
+) -> Requirement | None:
     """What stands in the way of migrating this database, or None.
 
     Changes nothing. Checked before any migration runs, so that a missing
-    extension leaves the database untouched.
+    extension leaves the database untouched. Without ``to_migrate`` it is what stands in
+    the way of using it, which takes no right to create tables.
     """
     minimum = ".".join(map(str, MINIMUM_PGVECTOR))
     with connection.cursor() as cursor:
@@ -217,7 +220,7 @@ def missing_requirement(connection: BaseDatabaseWrapper) -> Requirement | None:
             "Run there as a superuser, or as your provider's administrator: "
             "CREATE EXTENSION vector;",
         )
-    if not may_create:
+    if to_migrate and not may_create:
         return Requirement(
             f"Role {role} may not create tables in schema public of database {database}.",
             f"Run there as the schema's owner: GRANT CREATE ON SCHEMA public TO {role};",

@@ -50,8 +50,8 @@ class Thresholds:
     #: twice is usual (measured: 2.2), and filled again in time.
     bloat_factor: float = 3.0
     bloat_bytes: int = 50 << 20
-    #: The same of search_generations, which a backup of two hours beside 100 commits a
-    #: second brings to 60 MB.
+    #: The same of search_generations, which keeps 68 bytes of each commit beside the longest
+    #: transaction (measured: 300,000 in 20 MB, read as fast as without them).
     generations_bytes: int = 1 << 30
     #: search_performance_metrics and cache_invalidation_log, each.
     history_bytes: int = 5 << 30
