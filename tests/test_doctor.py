@@ -664,6 +664,7 @@ def test_d022_a_replica_that_lags(healthy: psycopg.Connection, replica: str) -> 
     assert found("D022") == []
     # The server itself writes to its log now and then.
     until(lambda: on_the_replica() == [])
+    assert doctor.examine(using=replica).skipped == {}
     with connections[replica].cursor() as cursor:
         cursor.execute("SELECT pg_wal_replay_pause()")
     healthy.execute("UPDATE search_documents SET title = 'second'")
