@@ -757,6 +757,25 @@ def test_a_role_that_cannot_see_is_told_the_grant_and_never_that_nothing_is_stuc
         pg.execute("DROP ROLE stuck_cleaner")
 
 
+def test_sessions_that_do_not_tell_what_they_do_are_not_said_to_be_well(
+    app: App, pg: psycopg.Connection
+) -> None:
+    pg.execute("ALTER ROLE stuck_app SET track_activities = off")
+    try:
+        session = begin(app())
+    finally:
+        pg.execute("ALTER ROLE stuck_app RESET track_activities")
+    printed, status = run("--idle-minutes=0")
+    assert status == 5
+    assert "1 cannot be seen." in printed
+    assert "track_activities is off" in printed
+    assert json.loads(run("--idle-minutes=0", "--json")[0].splitlines()[0])["hidden"] == 1
+    assert is_there(pg, session)
+    pid = pid_of(session)
+    session.close()
+    eventually(pg, "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)", [pid])
+
+
 # --- The command -------------------------------------------------------------
 
 

@@ -157,6 +157,8 @@ class Survey:
     findings: list[Finding]
     #: Sessions idle in transaction that are below the limit and in nobody's way.
     idle_below: int
+    #: Sessions that do not tell what they do: track_activities is off for them.
+    hidden: int
 
     @property
     def stuck(self) -> list[Finding]:
@@ -273,7 +275,9 @@ def survey(
     tables = None if limits.tables is None else _table_oids(connection, limits.tables)
     sessions = _sessions(connection)
     ours = {connection.info.backend_pid} | _django_pids(using)
-    return Survey(database, role, *_Judge(sessions, limits, tables, ours).findings())
+    findings, idle_below = _Judge(sessions, limits, tables, ours).findings()
+    hidden = sum(s.here and s.state == "disabled" for s in sessions)
+    return Survey(database, role, findings, idle_below, hidden)
 
 
 def end(

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from cartrita_search.db import direct_connection
-from cartrita_search.errors import SearchError
+from cartrita_search.errors import PrivilegeMissing, SearchError
 from cartrita_search.ops import stuck_queries
 from cartrita_search.ops.stuck_queries import Limits, Survey
 from cartrita_search.terminal import stop_on_signals
@@ -37,8 +37,8 @@ class Command(BaseCommand):
         " migrations, rebuilds and imports, and this command. A prepared transaction is reported."
         " Takes a role with pg_read_all_stats, and pg_signal_backend to end sessions of others."
         " Exit status: 0 nothing is stuck, or no longer; 1 refused; 2 the command line cannot be"
-        " read; 3 something is stuck, and nothing was done; 4 something is stuck still; 5 the role"
-        " lacks a grant, which is named."
+        " read; 3 something is stuck, and nothing was done; 4 something is stuck still; 5 not all"
+        " can be seen, or ended: a grant or setting is missing, which is named."
     )
     # It must run when the database is in no good state.
     requires_system_checks = ()
@@ -112,6 +112,13 @@ class Command(BaseCommand):
                 f"{len(found.stuck)} stuck. Nothing was changed; --execute ends what can be.",
                 returncode=FOUND,
             )
+        if found.hidden:
+            raise CommandError(
+                f"{found.hidden} sessions cannot be seen, so whether any of these is idle in a"
+                " transaction is not known: track_activities is off for them. Turn it on for"
+                " their role or database, or by ALTER SYSTEM, as a superuser.",
+                returncode=PrivilegeMissing.exit_code,
+            )
 
     def _look(self, options: dict[str, Any]) -> Survey:
         using = options["database"]
@@ -141,6 +148,7 @@ class Command(BaseCommand):
         self.stdout.write(
             f"{found.database}: {len(found.stuck)} stuck, {ended} ended;"
             f" {found.idle_below} more idle in transaction, below the limit."
+            + (f" {found.hidden} cannot be seen." if found.hidden else "")
         )
         if dry_run and not all(finding.session.may_signal for finding in found.to_end):
             self.stderr.write(f'To end them the role "{found.role}" needs pg_signal_backend.')
@@ -173,6 +181,7 @@ def _as_json(found: Survey, *, dry_run: bool) -> dict[str, Any]:
         "dry_run": dry_run,
         "stuck": len(found.stuck),
         "idle_below_limit": found.idle_below,
+        "hidden": found.hidden,
         "sessions": [
             {
                 name: value.isoformat() if hasattr(value, "isoformat") else value
