@@ -298,7 +298,7 @@ def test_stamps_of_writers_without_a_slot_are_swept_up(
         for _ in range(1000):
             pg.execute("SELECT advance_generation('models')")
     before = generation(pg)
-    assert len(before) < 500 * 37
+    assert len(before.split()) < 500
     holder.commit()
     assert generation(pg) != before
 
