@@ -266,6 +266,19 @@ def generation(pg: psycopg.Connection) -> str:
 
 
 @pytest.mark.usefixtures("tea")
+def test_a_writer_s_own_search_path_is_no_matter(pg: psycopg.Connection, connect: Connect) -> None:
+    before = generation(pg)
+    writer = connect(autocommit=False)
+    writer.execute(
+        "CREATE TEMPORARY TABLE search_generations (LIKE public.search_generations);"
+        "SET LOCAL search_path = ''"
+    )
+    writer.execute("UPDATE public.search_documents SET content = 'Iced tea.'")
+    writer.commit()
+    assert generation(pg) != before
+
+
+@pytest.mark.usefixtures("tea")
 def test_writers_wait_for_nobody_however_many_are_open(
     pg: psycopg.Connection, connect: Connect
 ) -> None:
