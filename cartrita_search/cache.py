@@ -41,7 +41,7 @@ from .conf import search_settings
 from .errors import InvalidArgument, RedisUnavailable, search_errors
 from .guarded_redis import GuardedRedisCache, State
 from .models import CacheInvalidation
-from .prometheus import count_cache, set_breaker
+from .prometheus import count_cache
 
 __all__ = [
     "NAMESPACES",
@@ -50,6 +50,7 @@ __all__ = [
     "answer",
     "breaker_state",
     "invalidate",
+    "redis_failure",
 ]
 
 logger = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ def answer(
     if found is not None:
         count_cache("hit")
         return found.answer, True
-    count_cache("miss")
+    count_cache("miss" if breaker_state() == "closed" else "error")
     try:
         prepare()
         with _one_server(request.using):
@@ -143,6 +144,12 @@ def breaker_state(alias: str = ALIAS) -> State:
     """
     backend = _backend(alias)
     return backend.breaker.state if isinstance(backend, GuardedRedisCache) else "closed"
+
+
+def redis_failure() -> str | None:
+    """What searches go past Redis for: the class of its error. None where they do not."""
+    backend = _backend(ALIAS) if search_settings().cache_seconds else None
+    return backend.breaker.failure if isinstance(backend, GuardedRedisCache) else None
 
 
 def invalidate(
@@ -282,9 +289,7 @@ def _store() -> _Store | None:
     backend = _backend(ALIAS) if seconds else None
     if backend is None:
         return None
-    is_open = breaker_state(ALIAS) == "open"
-    set_breaker(is_open=is_open)
-    if is_open:
+    if breaker_state(ALIAS) == "open":
         count_cache("error")
         return None
     return _Store(backend)

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import psycopg
@@ -22,7 +22,7 @@ from cartrita_search.errors import InvalidArgument
 from cartrita_search.models import CacheInvalidation, RetrievalConfig, SearchDocument
 from tests.conftest import Connect, Manage
 from tests.postgres import scalar, upsert
-from tests.redis_server import RedisServer, redis_server
+from tests.redis_server import RedisServer, caches_at, redis_server
 from tests.replica import replica_of
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("clean_tables")]
@@ -323,9 +323,10 @@ class Traffic:
 
     WORKERS = 8
 
-    def __init__(self, connect: Connect, using: str | None = None) -> None:
+    def __init__(self, connect: Connect, there: Sequence[psycopg.Connection] = ()) -> None:
+        """``there`` are connections to the replica: every other reader searches on it."""
         self.writers = [connect() for _ in range(self.WORKERS)]
-        self.using = using
+        self.there = there
         #: The last number that is known to be committed.
         self.committed = [0] * self.WORKERS
         self.stale: list[tuple[int, int]] = []
@@ -343,9 +344,18 @@ class Traffic:
         )
         self.committed[worker] = number
 
-    def read(self, worker: int) -> None:
-        known = self.committed[worker]
-        (hit,) = retrieval.keyword_search(f"counter{worker}", using=self.using)
+    def read(self, reader: int, worker: int) -> None:
+        using, known = None, self.committed[worker]
+        if self.there and reader % 2:
+            using = REPLICA
+            known = int(
+                scalar(
+                    self.there[reader],
+                    "SELECT content FROM search_documents WHERE source_id = %s",
+                    [str(worker)],
+                )
+            )
+        (hit,) = retrieval.keyword_search(f"counter{worker}", using=using)
         self.reads += 1
         if int(hit.content) < known:
             self.stale.append((int(hit.content), known))
@@ -357,14 +367,14 @@ class Traffic:
             for number in range(1, operations + 1):
                 self.write(worker, number)
 
-        def read(worker: int) -> None:
+        def read(reader: int) -> None:
             try:
                 for number in range(operations):
-                    if worker == 0 and number == operations // 2:
+                    if reader == 0 and number == operations // 2:
                         halfway()
                     # A document that others read too, twice: the second time from the cache.
                     for _ in range(2):
-                        self.read(number % self.WORKERS)
+                        self.read(reader, number % self.WORKERS)
             finally:
                 connections.close_all()
 
@@ -392,16 +402,7 @@ def test_eight_writers_and_eight_readers_never_meet_a_stale_answer(
 def redis(settings: Any) -> Iterator[RedisServer]:
     """A Redis of the test's own, in use by both caches."""
     with redis_server() as server:
-        ours = {
-            alias: cache | {"LOCATION": server.url} for alias, cache in settings.CACHES.items()
-        }
-        for cache_settings in ours.values():
-            cache_settings["OPTIONS"] = {
-                key: value
-                for key, value in cache_settings["OPTIONS"].items()
-                if key != "CONNECTION_POOL_CLASS"
-            }
-        settings.CACHES = ours
+        settings.CACHES = caches_at(server.url, settings.CACHES)
         yield server
 
 
@@ -415,10 +416,45 @@ def test_nor_when_redis_is_killed_and_comes_back_midway(
         redis.kill()
         redis.start()
 
-    traffic.run(60, halfway=restart)
+    traffic.run(100, halfway=restart)
     assert traffic.stale == []
     for worker in range(traffic.WORKERS):
-        assert search(f"counter{worker}") == ["60"]
+        assert search(f"counter{worker}") == ["100"]
+
+
+#: The alias of a replica.
+REPLICA = "there"
+
+
+@pytest.mark.slow
+def test_nor_where_half_of_them_read_a_replica_that_lags(
+    database: dict[str, Any], connect: Connect, pg: psycopg.Connection, search: Searches
+) -> None:
+    with (
+        replica_of(database) as replica,
+        ExitStack() as stack,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        there = [stack.enter_context(replica.connect()) for _ in range(Traffic.WORKERS)]
+        parameters = {"HOST": replica.parameters["host"], "PORT": replica.parameters["port"]}
+        engine = {"ENGINE": "django.db.backends.postgresql"}
+        patch.setitem(
+            connections.settings, REPLICA, connection.settings_dict | engine | parameters
+        )
+        stack.callback(connections[REPLICA].close)
+        traffic = Traffic(connect, there)
+        replica.catch_up(pg)
+
+        traffic.run(100, halfway=replica.pause)
+        assert traffic.stale == []
+        assert any(search.cached)
+        traffic.write(0, 101)
+        assert search("counter0") == ["101"]
+        assert search("counter0", using=REPLICA) != ["101"]
+        replica.resume()
+        replica.catch_up(pg)
+        for worker, last in enumerate(traffic.committed):
+            assert search(f"counter{worker}", using=REPLICA) == [str(last)]
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ from cartrita_search.sessions import (
     revoke_user,
     store,
 )
-from tests.redis_servers import StartRedis, UseRedis, until
+from tests.redis_server import UseRedis, redis_behind_proxy, until
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
 
@@ -513,31 +513,31 @@ def test_without_redis_people_log_in_work_and_log_out(browser: Browser, ada: Use
 @pytest.mark.slow
 @pytest.mark.parametrize("outage", ["hangs", "is killed, and starts with an older state"])
 def test_a_revocation_holds_while_redis_is_away_and_when_it_is_back(
-    outage: str, browser: Browser, ada: User, start_redis: StartRedis, use_redis: UseRedis
+    outage: str, browser: Browser, ada: User, use_redis: UseRedis
 ) -> None:
-    server = start_redis()
-    use_redis(f"redis://127.0.0.1:{server.port}/0")
-    client = browser()
-    key = key_of(client)
-    with closing(server.client()) as asked:
-        asked.save()
-    if outage == "hangs":
-        server.hang()
-    else:
-        server.kill()
-    assert logged_in(client)
-    revoke_user(ada)
-    assert not logged_in(client)
-
-    if outage == "hangs":
-        server.go_on()
-    else:
-        server.start()
+    with redis_behind_proxy() as (server, proxy):
+        use_redis(proxy.url)
+        client = browser()
+        key = key_of(client)
         with closing(server.client()) as asked:
-            assert asked.exists(cache.make_key(in_redis(key))) == 1
-    client.cookies["sessionid"] = key
-    until(lambda: cache.get_or_set("back", "yes") and "back" in cache)
-    assert not logged_in(client)
+            asked.save()
+        if outage == "hangs":
+            proxy.silence()
+        else:
+            server.kill()
+        assert logged_in(client)
+        revoke_user(ada)
+        assert not logged_in(client)
+
+        if outage == "hangs":
+            proxy.speak()
+        else:
+            server.start()
+            with closing(server.client()) as asked:
+                assert asked.exists(cache.make_key(in_redis(key))) == 1
+        client.cookies["sessionid"] = key
+        until(lambda: cache.get_or_set("back", "yes") and "back" in cache)
+        assert not logged_in(client)
 
 
 @pytest.mark.usefixtures("dead_redis")
