@@ -24,13 +24,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgpack
 from django.conf import settings
@@ -42,6 +43,9 @@ from .errors import InvalidArgument, RedisUnavailable, search_errors
 from .guarded_redis import GuardedRedisCache, State
 from .models import CacheInvalidation
 from .prometheus import count_cache
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AbstractBaseUser
 
 __all__ = [
     "NAMESPACES",
@@ -69,6 +73,8 @@ NAMESPACES = {
 #: Equal searches wait so long for the one that asks the database, which may have died.
 WAIT_SECONDS = 2.0
 _POLL_SECONDS = (0.002, 0.05)
+
+_KEY = re.compile("[0-9a-f]{32}")
 
 Answer = TypeVar("Answer")
 
@@ -156,7 +162,7 @@ def invalidate(
     namespace: str | None = None,
     *,
     key: str | None = None,
-    user: int | None = None,
+    user: AbstractBaseUser | int | None = None,
     source: str | None = None,
     reason: str,
     by: str | None = None,
@@ -170,24 +176,13 @@ def invalidate(
     entry it is the database that is told, so it takes effect with the commit, for every
     process, and needs no Redis. A source's are also those of searches over all sources.
 
-    Raises `InvalidArgument` for none or several, or an unknown namespace, and
+    Raises `InvalidArgument` for none or several, or what can be none such, and
     `RedisUnavailable` where one entry cannot be deleted.
     """
-    given = {"namespace": namespace, "key": key, "user": user, "source": source}
-    named = [name for name, value in given.items() if value is not None]
-    if len(named) != 1:
-        raise InvalidArgument(
-            f"One of {', '.join(given)} says what to invalidate; given: "
-            f"{', '.join(named) or 'none'}.",
-            "Nothing was changed.",
-        )
+    user = getattr(user, "pk", user)
+    _check_target({"namespace": namespace, "key": key, "user": user, "source": source})
     if not reason.strip():
         raise InvalidArgument("An invalidation has a reason.", "Nothing was changed.")
-    if namespace is not None and namespace not in NAMESPACES:
-        raise InvalidArgument(
-            f'There is no namespace "{namespace}".',
-            f"Nothing was changed. There are: {', '.join(NAMESPACES)}.",
-        )
     details = dict(metadata or {})
     log = CacheInvalidation.objects.using(using)
     if key is not None:
@@ -201,9 +196,34 @@ def invalidate(
             [target, reason, by, json.dumps(details)],
         )
         (row,) = cursor.fetchone()
-        if source is not None:
-            cursor.execute("SELECT public.advance_generation(%s)", ["sources"])
     return log.get(pk=row)
+
+
+def _check_target(given: Mapping[str, object]) -> None:
+    """One, and such a one as searches may be cached under: a typo would do nothing."""
+    named = [(name, value) for name, value in given.items() if value is not None]
+    if len(named) != 1:
+        raise InvalidArgument(
+            f"One of {', '.join(given)} says what to invalidate; given: "
+            f"{', '.join(name for name, _ in named) or 'none'}.",
+            "Nothing was changed.",
+        )
+    ((name, value),) = named
+    if name == "namespace" and value not in NAMESPACES:
+        raise InvalidArgument(
+            f'There is no namespace "{value}".',
+            f"Nothing was changed. There are: {', '.join(NAMESPACES)}.",
+        )
+    if name == "key" and not (isinstance(value, str) and _KEY.fullmatch(value)):
+        raise InvalidArgument(
+            f"{value!r} is no key: that is the last part of the entry's name in Redis, 32"
+            " hexadecimal digits.",
+            "Nothing was changed.",
+        )
+    if name == "user" and (not isinstance(value, int) or isinstance(value, bool)):
+        raise InvalidArgument(f"{value!r} is no user's id.", "Nothing was changed.")
+    if name == "source" and not (isinstance(value, str) and value):
+        raise InvalidArgument(f"{value!r} is no source_table.", "Nothing was changed.")
 
 
 def _delete(key: str) -> None:

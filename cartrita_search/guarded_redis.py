@@ -1,7 +1,8 @@
 """Redis behind a circuit breaker: a cache backend that a dead or slow Redis cannot slow down.
 
 `GuardedRedisCache` takes the place of ``django_redis.cache.RedisCache`` in ``CACHES``.
-Whatever fails, nothing is raised: a read finds nothing, a write is left out.
+Whatever fails, Django's methods of a cache raise nothing: a read finds nothing, a write is
+left out. Those that django-redis has besides (ttl, lock, sadd, …) raise redis-py's errors.
 
 The first command that Redis does not answer, refuses for want of memory, rights or a
 password, or takes for a replica's, opens the breaker: for `INTERVAL_SECONDS` this process
@@ -249,6 +250,13 @@ class GuardedRedisCache(RedisCache):  # type: ignore[misc]  # the base has no ty
             | options.get("CONNECTION_POOL_KWARGS", {}),
         }
         super().__init__(server, params | {"OPTIONS": guarded})
+
+    def touch(self, *args: Any, **kwargs: Any) -> bool | None:
+        """As Django's; None where Redis did not answer, for which django-redis raises."""
+        try:
+            return bool(super().touch(*args, **kwargs))
+        except RedisError:
+            return None
 
 
 _breakers: dict[str, Breaker] = {}

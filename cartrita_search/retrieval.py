@@ -278,7 +278,8 @@ def _request(query: _Query, options: Options, user: int | None) -> cache.Request
         *query.weights,
         query.fusion,
         user,
-        sources,
+        # None is all of them, and no name is none.
+        None if source is None else sources,
         metadata,
         _tags(options),
         None if created_after is None else created_after.isoformat(),

@@ -15,6 +15,7 @@ from django.contrib.auth.models import User
 from django.db import connection, connections, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 
 from cartrita_search import cache, metrics, retrieval
 from cartrita_search.cache import invalidate
@@ -92,8 +93,12 @@ def test_an_answer_is_kept_whole_and_found_without_a_search(search: Searches) ->
         {"offset": 1},
         {"source": "notes"},
         {"source": ["notes", "books"]},
+        {"source": []},
         {"metadata": {"n": 1.5}},
+        {"metadata": {}},
         {"tags": ["green"]},
+        {"tags": []},
+        {"threshold": 0.5},
         {"language": "simple"},
         {"user": 7},
         {"explain": True},
@@ -631,6 +636,25 @@ def test_an_invalidation_reaches_whom_it_names_and_leaves_a_row(
 
 
 @pytest.mark.usefixtures("tea")
+def test_in_sql_a_source_is_what_it_is_in_python_and_a_typo_is_refused(
+    pg: psycopg.Connection, search: Searches
+) -> None:
+    search()
+    search(source="notes")
+    for typo in ("document", "documents\n", "user:ada", "source:", "", "my user:1"):
+        with pytest.raises(psycopg.DatabaseError, match="There is no namespace") as refused:
+            pg.execute("SELECT invalidate_search_cache(%s, 'a test')", [typo])
+        assert refused.value.sqlstate == InvalidArgument.code
+    assert logged() == []
+    search()
+    pg.execute("SELECT invalidate_search_cache('source:notes', 'a test')")
+    search()
+    search(source="notes")
+    assert search.cached == [False, False, True, False, False]
+    assert logged() == [("source:notes", None, "a test")]
+
+
+@pytest.mark.usefixtures("tea")
 def test_one_entry_is_invalidated_by_its_key(search: Searches, redis: RedisServer) -> None:
     search()
     search(limit=1)
@@ -644,7 +668,19 @@ def test_one_entry_is_invalidated_by_its_key(search: Searches, redis: RedisServe
 
 
 @pytest.mark.parametrize(
-    "target", [{}, {"namespace": "identity", "user": 1}, {"namespace": "documents'"}], ids=str
+    "target",
+    [
+        {},
+        {"namespace": "identity", "user": 1},
+        {"namespace": "documents'"},
+        {"user": "ada"},
+        {"user": User()},
+        {"source": ""},
+        {"source": ["notes"]},
+        {"key": ""},
+        {"key": "cartrita-search:1:" + "0" * 32},
+    ],
+    ids=str,
 )
 def test_an_invalidation_of_nothing_is_refused(target: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument, match="Nothing was changed"):
@@ -690,6 +726,9 @@ def test_the_command_invalidates_and_says_what(manage: Manage) -> None:
     assert "@" in row.invalidated_by
 
     assert manage("invalidate_search_cache").returncode == 2
+    done = manage("invalidate_search_cache", "--key", "cartrita-search:1:0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "32 hexadecimal digits. Nothing was changed." in done.stderr
     done = manage("invalidate_search_cache", "--key", "0" * 32, REDIS_URL="redis://127.0.0.1:1/0")
     assert done.returncode == 75
     assert "Traceback" not in done.stderr
@@ -698,8 +737,6 @@ def test_the_command_invalidates_and_says_what(manage: Manage) -> None:
 
 
 def test_the_admin_invalidates_and_knows_by_whom(admin_client: Any) -> None:
-    from django.urls import reverse
-
     page = reverse("admin:cartrita_search_cacheinvalidation_add")
     assert admin_client.get(page).status_code == 200
     sent = {"namespace": "documents", "invalidation_reason": "a wrong import"}
@@ -711,3 +748,43 @@ def test_the_admin_invalidates_and_knows_by_whom(admin_client: Any) -> None:
     assert response.status_code == 200
     assert "One of" in response.content.decode()
     assert CacheInvalidation.objects.count() == 1
+
+
+@pytest.mark.usefixtures("tea")
+def test_the_admin_invalidates_the_same_again(
+    admin_client: Any, search: Searches, redis: RedisServer, settings: Any
+) -> None:
+    search(user=1)
+    (name,) = keys(redis)
+    rows = [
+        invalidate(user=1, reason="a test"),
+        invalidate(user=1, reason="a test"),
+        invalidate(source="notes", reason="a test"),
+        invalidate(key=name.decode().rsplit(":", 1)[1], reason="a test"),
+        CacheInvalidation.objects.create(cache_namespace="user:ada", invalidation_reason="v1's"),
+    ]
+    search(user=1)
+    search(user=1)
+
+    page = reverse("admin:cartrita_search_cacheinvalidation_changelist")
+    sent = {"action": "invalidate_again", "_selected_action": [row.pk for row in rows]}
+    response = admin_client.post(page, sent, follow=True)
+    assert [str(message).partition(".")[0] for message in response.context["messages"]] == [
+        "Invalidated: user:1",
+        "Invalidated: source:notes",
+        f"Invalidated: {rows[3].cache_key}",
+        'There is no namespace "user:ada"',
+    ]
+    search(user=1)
+    assert search.cached == [False, False, True, False]
+    added = CacheInvalidation.objects.order_by("id")[len(rows) :]
+    assert [row.cache_namespace for row in added] == ["user:1", "source:notes", None]
+    assert {row.invalidated_by for row in added} == {"admin"}
+
+    settings.CACHES = settings.CACHES | {
+        "search": settings.CACHES["search"] | {"LOCATION": "redis://127.0.0.1:1/0"}
+    }
+    sent["_selected_action"] = [rows[3].pk]
+    response = admin_client.post(page, sent, follow=True)
+    assert "Redis does not answer" in response.text
+    assert CacheInvalidation.objects.count() == len(rows) + 3

@@ -314,6 +314,9 @@ def test_no_method_of_the_cache_raises_without_redis(settings: Any, alias: str) 
     assert not cache.add("key", 1)
     assert not cache.delete("key")
     assert not cache.has_key("key")
+    assert not cache.touch("key", 60)
+    assert not cache.incr("key")
+    assert cache.get_or_set("key", 1) == 1
     cache.set_many({"key": 1})
     cache.clear()
     assert breaker_state(alias) == "open"
