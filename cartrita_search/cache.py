@@ -13,7 +13,8 @@ Answers are kept in ``CACHES["search"]``, for CACHE_SECONDS; without such an ali
 CACHE_SECONDS 0, nothing is. Entries hold MessagePack under a keyed hash: neither the query
 nor the person can be read out of a key. Whatever goes wrong with the cache, the search is
 answered by the database. Of equal searches at a time one asks the database, and the others
-wait for its answer, two seconds at most.
+wait for its answer; where it takes long another one begins every two seconds, and after ten
+seconds each asks for itself.
 
 Not in the key: what an embedder or reranker of the same class and options learns meanwhile,
 and session settings that row-level policies go by (the role itself is).
@@ -70,8 +71,10 @@ NAMESPACES = {
     "sources": "searches that are not restricted to sources",
 }
 
-#: Equal searches wait so long for the one that asks the database, which may have died.
-WAIT_SECONDS = 2.0
+#: Equal searches wait so long for the one that asks the database.
+WAIT_SECONDS = 10.0
+#: It may have died: so long after it began another one begins.
+TURN_SECONDS = 2.0
 _POLL_SECONDS = (0.002, 0.05)
 
 _KEY = re.compile("[0-9a-f]{32}")
@@ -342,7 +345,7 @@ class _Store:
         announce: Callable[..., bool | None] = self._backend.add
         while time.monotonic() < deadline:
             try:
-                announced = announce(_lock(key), 1, WAIT_SECONDS)
+                announced = announce(_lock(key), 1, TURN_SECONDS)
             except Exception as error:  # noqa: BLE001
                 _complain("Answers are not being cached", error)
                 return None

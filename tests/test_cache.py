@@ -568,31 +568,61 @@ def test_what_is_too_large_is_not_kept_and_nobody_waits_for_it(
         assert not client.exists(key + b".lock")
 
 
+class Burst:
+    """So many equal searches at once, and how often the database was asked.
+
+    It answers when it was asked so often as is ``enough``.
+    """
+
+    def __init__(
+        self, searches: int, search: Searches, monkeypatch: pytest.MonkeyPatch, enough: int = 1
+    ) -> None:
+        self.searches, self.search = searches, search
+        self.computed: list[None] = []
+        may_answer = threading.Event()
+        page = retrieval._page
+
+        def counted(*arguments: Any) -> Any:
+            self.computed.append(None)
+            if len(self.computed) >= enough:
+                may_answer.set()
+            assert may_answer.wait(60)
+            return page(*arguments)
+
+        monkeypatch.setattr(retrieval, "_page", counted)
+
+    def run(self) -> list[list[str]]:
+        all_here = threading.Barrier(self.searches)
+
+        def one(_: int) -> list[str]:
+            try:
+                all_here.wait(60)
+                return self.search()
+            finally:
+                connections.close_all()
+
+        with ThreadPoolExecutor(self.searches) as pool:
+            return list(pool.map(one, range(self.searches)))
+
+
 @pytest.mark.usefixtures("tea")
 def test_fifty_equal_searches_at_once_are_one(
     search: Searches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    computed: list[None] = []
-    all_here = threading.Barrier(50)
-    page = retrieval._page
-
-    def counted(*arguments: Any) -> Any:
-        computed.append(None)
-        return page(*arguments)
-
-    monkeypatch.setattr(retrieval, "_page", counted)
-
-    def one(_: int) -> list[str]:
-        try:
-            all_here.wait(60)
-            return search()
-        finally:
-            connections.close_all()
-
-    with ThreadPoolExecutor(50) as pool:
-        assert list(pool.map(one, range(50))) == [["Steep tea."]] * 50
-    assert len(computed) == 1
+    burst = Burst(50, search, monkeypatch)
+    assert burst.run() == [["Steep tea."]] * 50
+    assert len(burst.computed) == 1
     assert sorted(search.cached) == [False] + [True] * 49
+
+
+@pytest.mark.usefixtures("tea")
+def test_of_equal_searches_that_take_long_one_at_a_time_begins(
+    search: Searches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "TURN_SECONDS", 0.5)
+    burst = Burst(20, search, monkeypatch, enough=3)
+    assert burst.run() == [["Steep tea."]] * 20
+    assert 3 <= len(burst.computed) <= 10
 
 
 # --- Invalidation -----------------------------------------------------------

@@ -269,6 +269,7 @@ def test_what_was_read_from_the_database_takes_nothing_back_in_redis(browser: Br
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("clean_tables")
 def test_a_logout_while_another_request_saves_the_session_holds(
     browser: Browser, pg: psycopg.Connection
 ) -> None:
