@@ -179,7 +179,7 @@ def invalidate(
     entry it is the database that is told, so it takes effect with the commit, for every
     process, and needs no Redis. A source's are also those of searches over all sources.
 
-    Raises `InvalidArgument` for none or several, or what can be none such, and
+    Raises `InvalidArgument` for none or several, or for what nothing is cached under, and
     `RedisUnavailable` where one entry cannot be deleted.
     """
     user = getattr(user, "pk", user)
