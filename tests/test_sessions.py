@@ -249,7 +249,7 @@ class Interrupted(SessionStore):
         super().__init__(key)
         self._meanwhile = meanwhile
 
-    def decode(self, session_data: str) -> Any:
+    def decode(self, session_data: bytes | str) -> Any:
         data = super().decode(session_data)
         self._meanwhile(SessionStore(self.session_key))
         return data
