@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import Context
 from typing import Any
 
@@ -30,9 +30,11 @@ from cartrita_search.retrieval import (
     similarity_search,
 )
 
+from .conftest import Connect
 from .postgres import upsert
 from .replica import Replica, replica_of
 from .server_processes import kill, start
+from .test_cache import Traffic
 
 ALIAS = "replica_1"
 
@@ -422,3 +424,31 @@ def test_the_middleware_of_an_asynchronous_site() -> None:
         return [replicas.COOKIE in answer.cookies for answer in given]
 
     assert asyncio.run(ask()) == [True, False]
+
+
+# --- Cached answers --------------------------------------------------------------
+
+
+def test_no_cached_answer_is_stale_where_half_of_the_readers_are_on_a_replica_that_lags(
+    replica: Replica, connect: Connect, pg: psycopg.Connection, settings: Any
+) -> None:
+    settings.CARTRITA_SEARCH = settings.CARTRITA_SEARCH | {"CACHE_SECONDS": 300}
+
+    def found(worker: int, using: str) -> int:
+        (hit,) = keyword_search(f"counter{worker}", using=using)
+        return int(hit.content)
+
+    with ExitStack() as stack:
+        there = [stack.enter_context(replica.connect()) for _ in range(Traffic.WORKERS)]
+        traffic = Traffic(connect, ALIAS, there)
+        replica.catch_up(pg)
+        traffic.run(100, halfway=replica.pause)
+    assert traffic.stale == []
+    assert traffic.reads == 8 * 200
+    traffic.write(0, 101)
+    assert found(0, "default") == 101
+    assert found(0, ALIAS) < 101
+    replica.resume()
+    replica.catch_up(pg)
+    for worker, last in enumerate(traffic.committed):
+        assert found(worker, ALIAS) == found(worker, "default") == last
