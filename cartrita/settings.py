@@ -92,8 +92,10 @@ env = Environment(
     METRICS_KEEP_DAYS=(int, 90),
     METRICS_TOKEN=(str, ""),
     GRANT_ROLE=(str, ""),
+    GRANT_SITE=(bool, False),
     V1_TABLES=(json.loads, []),
 )
+given = frozenset(name for name, value in env.ENVIRON.items() if value)  # not by the file
 env.read_env(env("ENV_FILE"))
 
 # --- The site ---------------------------------------------------------------
@@ -453,6 +455,7 @@ CARTRITA_SEARCH: dict[str, Any] = {
     "METRICS_KEEP_DAYS": env("METRICS_KEEP_DAYS"),
     "METRICS_TOKEN": env.secret("METRICS_TOKEN"),
     "GRANT_ROLE": env("GRANT_ROLE"),
+    "GRANT_SITE": env("GRANT_SITE"),
     "DIRECT_DATABASE_URL": env("MIGRATE_DATABASE_URL"),
     "FORCE_MIGRATION": env("FORCE_MIGRATION"),
     "V1_TABLES": env("V1_TABLES"),
