@@ -244,6 +244,13 @@ def database() -> dict[str, Any]:
     parts = ("POSTGRES_HOST", "POSTGRES_PORT", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD")
     config: dict[str, Any]
     if env("DATABASE_URL"):
+        if "DATABASE_URL" not in given and given & {"POSTGRES_HOST", "POSTGRES_PORT"}:
+            # As for a port-forward: the file's database is not the one that is meant.
+            raise ImproperlyConfigured(
+                "The environment names a server by POSTGRES_HOST or POSTGRES_PORT, and the"
+                " DATABASE_URL of the env file would come before it: set DATABASE_URL in the"
+                " environment as well, to that server or to nothing."
+            )
         config = database_by_url("DATABASE_URL", env("DATABASE_URL"))
     elif any(env.secret(part) for part in parts):
         config = {

@@ -194,6 +194,18 @@ def test_a_url_wins_over_parts(load: Load) -> None:
     assert loaded["DATABASES"]["default"]["HOST"] == "one"
 
 
+def test_a_url_of_the_file_does_not_silently_win_over_a_server_of_the_environment(
+    load: Load, tmp_path: Path
+) -> None:
+    file = tmp_path / "env"
+    file.write_text("DEBUG=true\nDATABASE_URL=postgres://one/db\n")
+    with pytest.raises(ImproperlyConfigured, match="DATABASE_URL"):
+        load(ENV_FILE=str(file), POSTGRES_HOST="localhost", POSTGRES_PORT="55432")
+    parts = load(ENV_FILE=str(file), POSTGRES_HOST="localhost", DATABASE_URL="")
+    assert parts["DATABASES"]["default"]["HOST"] == "localhost"
+    assert load(ENV_FILE=str(file))["DATABASES"]["default"]["HOST"] == "one"
+
+
 def test_replicas_are_databases_that_searches_go_to(load: Load) -> None:
     loaded = load(
         DEBUG="true",
