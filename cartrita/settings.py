@@ -245,7 +245,9 @@ def database() -> dict[str, Any]:
     config: dict[str, Any]
     if env("DATABASE_URL"):
         if "DATABASE_URL" not in given and given & {"POSTGRES_HOST", "POSTGRES_PORT"}:
-            # As for a port-forward: the file's database is not the one that is meant.
+            # As for a port-forward: the file's database is not the one that is meant. Django
+            # reads settings again after a failure, and then it must not pass for given.
+            del env.ENVIRON["DATABASE_URL"]
             raise ImproperlyConfigured(
                 "The environment names a server by POSTGRES_HOST or POSTGRES_PORT, and the"
                 " DATABASE_URL of the env file would come before it: set DATABASE_URL in the"
