@@ -259,6 +259,68 @@ def test_services_are_found_by_the_names_and_ports_that_are_given(
         assert {port["targetPort"] for port in spec["ports"]} <= set(ports)
 
 
+def test_the_web_application_is_probed_spread_scaled_and_kept(manifests: list[Manifest]) -> None:
+    pod = pod_of(named(manifests, "Deployment", "cartrita-web"))
+    (web,) = pod["spec"]["containers"]
+    assert web["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert web["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    ports = {port["name"] for port in web["ports"]}
+    assert {web[p]["httpGet"]["port"] for p in ("livenessProbe", "readinessProbe")} <= ports
+    labels = pod["metadata"]["labels"].items()
+    spread = pod["spec"]["topologySpreadConstraints"]
+    assert {constraint["topologyKey"] for constraint in spread} == {
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+    }
+    budget = named(manifests, "PodDisruptionBudget", "cartrita-web")["spec"]
+    assert budget["minAvailable"] == 1
+    for selecting in (budget["selector"], *(each["labelSelector"] for each in spread)):
+        assert selecting["matchLabels"].items() <= labels
+    scaler = named(manifests, "HorizontalPodAutoscaler", "cartrita-web")["spec"]
+    assert (scaler["scaleTargetRef"]["kind"], scaler["scaleTargetRef"]["name"]) == (
+        "Deployment",
+        "cartrita-web",
+    )
+    assert scaler["minReplicas"] < scaler["maxReplicas"]
+
+
+@pytest.mark.parametrize(
+    ("overlay", "servers"),
+    [("local", {"cartrita-redis", "postgres"}), ("production", {"cartrita-redis"})],
+)
+def test_servers_keep_what_they_hold(overlay: str, servers: set[str]) -> None:
+    stateful = of_kind(rendered(f"overlays/{overlay}"), "StatefulSet")
+    assert {each["metadata"]["name"] for each in stateful} == servers
+    for each in stateful:
+        (claim,) = each["spec"]["volumeClaimTemplates"]
+        (container,) = pod_of(each)["spec"]["containers"]
+        assert claim["metadata"]["name"] in {m["name"] for m in container["volumeMounts"]}
+
+
+def test_the_database_s_example_is_backed_up() -> None:
+    example = rendered("cloudnativepg")
+    (backup,) = of_kind(example, "ScheduledBackup")
+    assert named(example, "Cluster", backup["spec"]["cluster"]["name"])["spec"]["instances"] == 3
+
+
+def test_the_image_is_pinned_and_runs_as_the_user_of_the_manifests(
+    manifests: list[Manifest],
+) -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    bases = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
+    assert len(bases) == 2
+    assert all(base.endswith("@${PYTHON_DIGEST}") for base in bases)
+    assert "requirements-dev" not in text
+    (user,) = re.findall(r"^USER (\d+):\d+$", text, re.MULTILINE)
+    ours = [
+        pod["spec"]
+        for pod in pods(manifests)
+        if any("cartrita-search:" in c["image"] for c in pod["spec"]["containers"])
+    ]
+    assert len(ours) == 8  # the Job, web, worker, and five at their times
+    assert {str(spec["securityContext"]["runAsUser"]) for spec in ours} == {user}
+
+
 def test_everything_is_in_v1_s_namespace_and_by_labels_of_ours(manifests: list[Manifest]) -> None:
     for manifest in manifests:
         if manifest["kind"] != "Namespace":
