@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from django.apps import apps
 from django.db import (
     DEFAULT_DB_ALIAS,
     OperationalError,
@@ -24,6 +25,7 @@ from django.db import (
     connections,
     transaction,
 )
+from django.db.migrations.recorder import MigrationRecorder
 from psycopg import sql
 from psycopg.adapt import Dumper
 from psycopg.conninfo import conninfo_to_dict
@@ -458,11 +460,13 @@ _OWNER_ONLY = {
 }
 
 
-def grant_to_role(connection: BaseDatabaseWrapper, role: str) -> list[str]:
+def grant_to_role(connection: BaseDatabaseWrapper, role: str, *, site: bool = False) -> list[str]:
     """Let `role` use the tables and functions of this package; returns their names.
 
-    Objects that are not there (yet, or any more) are passed over, so it can run
-    after any migration. Granting twice changes nothing.
+    With ``site`` it is the role that the whole site runs as: it may use the tables of all
+    other installed apps too, and edit search_settings. Objects that are not there (yet, or
+    any more) are passed over, so it can run after any migration. Granting twice changes
+    nothing.
 
     Raises `InvalidArgument` if there is no such role.
     """
@@ -474,19 +478,20 @@ def grant_to_role(connection: BaseDatabaseWrapper, role: str) -> list[str]:
                 "The migrations are applied; create the role and run migrate again to grant.",
             )
         grantee = sql.Identifier(role)
+        privileges = _TABLE_PRIVILEGES | (_site_privileges() if site else {})
         cursor.execute(
             """
             SELECT c.relname FROM pg_class AS c
             WHERE c.relnamespace = 'public'::regnamespace AND c.relname = ANY (%s)
             ORDER BY 1
             """,
-            [list(_TABLE_PRIVILEGES)],
+            [list(privileges)],
         )
         granted = [row[0] for row in cursor.fetchall()]
         for table in granted:
             cursor.execute(
                 sql.SQL("GRANT {} ON public.{} TO {}").format(
-                    sql.SQL(_TABLE_PRIVILEGES[table]), sql.Identifier(table), grantee
+                    sql.SQL(privileges[table]), sql.Identifier(table), grantee
                 )
             )
         for function in _functions(connection):
@@ -495,6 +500,22 @@ def grant_to_role(connection: BaseDatabaseWrapper, role: str) -> list[str]:
             )
             granted.append(function)
     return granted
+
+
+def _site_privileges() -> dict[str, str]:
+    """What the site's own role needs besides: it keeps people, sessions and the admin's log."""
+    others = (
+        model._meta.db_table
+        for model in apps.get_models(include_auto_created=True)
+        if model._meta.managed  # ours are not
+    )
+    return {
+        **dict.fromkeys(others, "SELECT, INSERT, UPDATE, DELETE"),
+        # Whether all are applied is asked before it begins, and by its probes.
+        MigrationRecorder.Migration._meta.db_table: "SELECT",
+        # Edited in the admin.
+        "search_settings": "SELECT, UPDATE",
+    }
 
 
 def _functions(connection: BaseDatabaseWrapper) -> list[str]:

@@ -249,6 +249,7 @@ def _run(query: _Query, options: Options) -> list[Hit]:
 
     alias = options.get("using") or router.db_for_read(SearchDocument, search=True)
     answer, cached = replicas.read(alias, search_at)
+    failure = None if cached else cache.redis_failure()
     metrics.record(
         metrics.SearchMetric(
             query.kind,
@@ -258,7 +259,7 @@ def _run(query: _Query, options: Options) -> list[Hit]:
             model=answer.model,
             query_text=query.text,
             cache_hit=cached,
-            details=details,
+            details=details if failure is None else {**details, "redis_failure": failure},
         )
     )
     return answer.hits
@@ -277,7 +278,8 @@ def _request(query: _Query, options: Options, user: int | None) -> cache.Request
         *query.weights,
         query.fusion,
         user,
-        sources,
+        # None is all of them, and no name is none.
+        None if source is None else sources,
         metadata,
         _tags(options),
         None if created_after is None else created_after.isoformat(),

@@ -619,6 +619,11 @@ def test_the_granted_role_searches_and_writes_but_does_not_rebuild(
             application.execute("UPDATE search_settings SET rrf_k = 1")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             application.execute("TRUNCATE search_documents")
+        people = "SELECT count(*) FROM auth_user"
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            application.execute(people)
+        migrated.run("migrate", GRANT_ROLE=role, GRANT_SITE="true")
+        assert scalar(application, people) == 0
 
 
 def test_a_role_that_is_not_there_is_named_in_one_line(migrated: Database) -> None:
