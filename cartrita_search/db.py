@@ -17,6 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from django.apps import apps
+from django.contrib.auth import get_user_model
 from django.db import (
     DEFAULT_DB_ALIAS,
     OperationalError,
@@ -443,7 +445,13 @@ _TABLE_PRIVILEGES = {
     "search_settings": "SELECT",
     "schema_migrations": "SELECT",
     "vector_search_stats": "SELECT",
+    # Every command looks whether migrations are missing.
+    "django_migrations": "SELECT",
 }
+_ALL_ROWS = "SELECT, INSERT, UPDATE, DELETE"
+
+#: Apps of Django's whose tables the admin reads and writes.
+_DJANGO_APPS = {"admin", "auth", "contenttypes", "sessions"}
 
 
 #: Building and dropping indexes takes the table's owner in any case.
@@ -458,6 +466,7 @@ _OWNER_ONLY = {
 def grant_to_role(connection: BaseDatabaseWrapper, role: str) -> list[str]:
     """Let `role` use the tables and functions of this package; returns their names.
 
+    And Django's own that commands and the admin use: what is applied, people, sessions.
     Objects that are not there (yet, or any more) are passed over, so it can run
     after any migration. Granting twice changes nothing.
 
@@ -471,19 +480,20 @@ def grant_to_role(connection: BaseDatabaseWrapper, role: str) -> list[str]:
                 "The migrations are applied; create the role and run migrate again to grant.",
             )
         grantee = sql.Identifier(role)
+        privileges = _TABLE_PRIVILEGES | dict.fromkeys(_django_tables(), _ALL_ROWS)
         cursor.execute(
             """
             SELECT c.relname FROM pg_class AS c
             WHERE c.relnamespace = 'public'::regnamespace AND c.relname = ANY (%s)
             ORDER BY 1
             """,
-            [list(_TABLE_PRIVILEGES)],
+            [list(privileges)],
         )
         granted = [row[0] for row in cursor.fetchall()]
         for table in granted:
             cursor.execute(
                 sql.SQL("GRANT {} ON public.{} TO {}").format(
-                    sql.SQL(_TABLE_PRIVILEGES[table]), sql.Identifier(table), grantee
+                    sql.SQL(privileges[table]), sql.Identifier(table), grantee
                 )
             )
         for function in _functions(connection):
@@ -492,6 +502,16 @@ def grant_to_role(connection: BaseDatabaseWrapper, role: str) -> list[str]:
             )
             granted.append(function)
     return granted
+
+
+def _django_tables() -> list[str]:
+    """The tables of those apps, and of the project's own model of people."""
+    people = get_user_model()
+    return [
+        model._meta.db_table
+        for model in apps.get_models(include_auto_created=True)
+        if model._meta.app_label in _DJANGO_APPS or people in {model, model._meta.auto_created}
+    ]
 
 
 def _functions(connection: BaseDatabaseWrapper) -> list[str]:

@@ -681,6 +681,9 @@ def test_what_it_says_and_its_status(
         (["--model", "other"], 'not of "other"'),
         (["--source", "absent"], 'no documents of source "absent"'),
         (["--workers", "0"], "workers must be at least 1"),
+        (["--watch", "0"], "--watch takes seconds"),
+        (["--watch", "nan"], "--watch takes seconds"),
+        (["--watch", "inf"], "--watch takes seconds"),
         (["--dry-run", "--source", "absent"], "no documents of source"),
     ],
 )

@@ -621,6 +621,21 @@ def test_the_granted_role_searches_and_writes_but_does_not_rebuild(
             application.execute("TRUNCATE search_documents")
 
 
+def test_the_granted_role_runs_commands_and_the_admin(role: str, migrated: Database) -> None:
+    migrated.migrate(GRANT_ROLE=role)
+    application = Database(migrated.parameters | {"user": quote(role)}, migrated.manage)
+    for arguments in (
+        ("migrate", "--check"),
+        ("createsuperuser", "--noinput", "--username=ann", "--email=ann@example.org"),
+        ("search", "tea", "--keyword-only", "--user=ann"),
+        ("sync_embeddings", "--dry-run"),
+    ):
+        done = application.run(*arguments)
+        assert done.returncode == 0, done.stderr
+    with migrated.connect(user=role) as pg:
+        pg.execute("DELETE FROM django_session")
+
+
 def test_a_role_that_is_not_there_is_named_in_one_line(migrated: Database) -> None:
     done = migrated.run("migrate", "cartrita_search", GRANT_ROLE='no "such" role')
     assert done.returncode == 1

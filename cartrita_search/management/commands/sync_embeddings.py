@@ -18,6 +18,9 @@ from cartrita_search.embedding_work import (
 from cartrita_search.errors import EmbedderOverloaded, EmbedderUnavailable, SearchError
 from cartrita_search.terminal import progress, stop_on_signals, table
 
+#: A day; a pause must have an end that a thread can wait for.
+MAX_WATCH = 86_400
+
 
 class Command(BaseCommand):
     """See ``help``."""
@@ -58,6 +61,9 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Count, and unless that is all, embed."""
+        watch = options["watch"]
+        if watch is not None and not 0 < watch <= MAX_WATCH:  # NaN is neither
+            raise CommandError(f"--watch takes seconds, above 0 and at most {MAX_WATCH}.")
         try:
             embedder = embedder_of(options["model"])
             work = embedding_work(embedder.name, options["source"])
