@@ -177,6 +177,8 @@ class TestOptions:
         (["--user", "nobody"], "There is no user 'nobody'"),
         (["--user", "987654321"], "There is no user '987654321'"),
         (["--user", "9" * 40], "There is no user '9999"),
+        (["--user", "\udcff"], "surrogates not allowed"),  # a byte that is no UTF-8
+        (["--source", "artikles"], 'There are no documents of source "artikles"'),
         (["--weights", "much"], "--weights takes two numbers"),
         (["--weights", "0.5"], "--weights takes two numbers"),
         (["--weights", "0.2,0.3,0.5"], "--weights takes two numbers"),
