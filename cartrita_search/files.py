@@ -44,6 +44,7 @@ from typing import IO, Any, Literal, NoReturn, cast
 
 from django.db import DEFAULT_DB_ALIAS, transaction
 
+from .db import MAXIMUM_DIMENSIONS
 from .errors import InvalidArgument, UnknownModel, UnreadableInput, search_errors
 from .ingest import (
     BATCH_SIZE,
@@ -620,9 +621,9 @@ class _Load:
                 f"Line {line} has a vector, but no model is named and there is no default model.",
                 "Name the model that made it.",
             )
-        if self.dimensions is None:
+        if self.dimensions is None and len(item.embedding) <= MAXIMUM_DIMENSIONS:
             self.dimensions = len(item.embedding)
-        if len(item.embedding) != self.dimensions:
+        if self.dimensions is not None and len(item.embedding) != self.dimensions:
             return UnreadableInput(
                 f"Line {line}: the vector has {len(item.embedding)} dimensions, "
                 f'but model "{self.model}" has {self.dimensions}.'

@@ -194,8 +194,10 @@ def test_the_dimension_is_the_registered_model_s(tmp_path: Path, pg: psycopg.Con
         assert report.refusals == [
             RefusedLine(1, 'Line 1: the vector has 2 dimensions, but model "mini" has 3.')
         ]
-    # Another model has its own.
+    # Another model has its own, and not that of a vector that no model can have.
     assert [refusal.line for refusal in load(path, model="large").refusals] == [2]
+    path = written(tmp_path, [{"id": 1, "embedding": [1] * 16_001}, {"id": 2, "embedding": [1]}])
+    assert [refusal.line for refusal in load(path, model="small").refusals] == [1]
 
 
 def test_the_first_refusals_are_kept_and_all_are_counted(tmp_path: Path) -> None:

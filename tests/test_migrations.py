@@ -622,8 +622,13 @@ def test_the_granted_role_searches_and_writes_but_does_not_rebuild(
 
 
 def test_the_granted_role_runs_commands_and_the_admin(role: str, migrated: Database) -> None:
-    migrated.migrate(GRANT_ROLE=role)
     application = Database(migrated.parameters | {"user": quote(role)}, migrated.manage)
+    refused = application.run("search", "tea", "--keyword-only")
+    assert refused.returncode == 1
+    assert "permission denied" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+    migrated.migrate(GRANT_ROLE=role)
     for arguments in (
         ("migrate", "--check"),
         ("createsuperuser", "--noinput", "--username=ann", "--email=ann@example.org"),
