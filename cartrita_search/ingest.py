@@ -23,7 +23,6 @@ from . import replicas
 from .errors import (
     DimensionMismatch,
     InvalidArgument,
-    RebuildInProgress,
     SearchError,
     ZeroVector,
     search_errors,
@@ -671,7 +670,7 @@ class _Load:
             return
         if not self.deferred:
             if self._wants_its_first_index():
-                self.report.index = self.finish(self.model, using=self.using)
+                self._build("vector searches compare all of them until")
             return
         if self.index == "auto":
             # Fewer were new than expected: the index takes them in as they are.
@@ -681,14 +680,17 @@ class _Load:
                 if count <= self._few:
                     cursor.execute(_PUBLISH, [self.model])
                     return
+        self._build("vector searches find the new ones once")
+
+    def _build(self, meanwhile: str) -> None:
+        """The index over all; where it cannot be had that is said, and the rows are stored."""
         try:
             self.report.index = self.finish(self.model, using=self.using)
-        except RebuildInProgress as error:
-            raise RebuildInProgress(
+        except SearchError as error:
+            raise type(error)(
                 error.message,
-                "All rows are stored; vector searches find the new ones once "
-                f"rebuild_vector_indexes('{self.model}') has run. "
-                + error.hint.removeprefix("Nothing was changed. "),
+                f"All rows are stored; {meanwhile} rebuild_vector_indexes('{self.model}') has "
+                f"run. {error.hint.removeprefix('Nothing was changed. ')}",
             ) from error
 
     def _wants_its_first_index(self) -> bool:

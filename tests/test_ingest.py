@@ -28,6 +28,7 @@ from psycopg.types.json import Jsonb
 from cartrita_search import ingest
 from cartrita_search.errors import (
     DimensionMismatch,
+    IndexPlanRefused,
     InvalidArgument,
     RebuildInProgress,
     SearchError,
@@ -1328,6 +1329,24 @@ class TestBesideAnIndex:
         other.rollback()
         finish_load("mini")
         assert nearest(pg) == ["0", "1", "2"]
+
+    def test_whatever_keeps_the_index_from_being_built_the_rows_are_stored(
+        self, pg: psycopg.Connection
+    ) -> None:
+        def refuse(model: str | None = None, *, using: str) -> str:
+            raise IndexPlanRefused("The disk is full.", "Nothing was changed. Make room.")
+
+        with pytest.raises(IndexPlanRefused) as refused:
+            upsert_documents(odd(120), model="mini", index="rebuild", finish=refuse)
+        assert refused.value.hint == (
+            "All rows are stored; vector searches find the new ones once "
+            "rebuild_vector_indexes('mini') has run. Make room."
+        )
+        assert counts(pg)[1] == 420
+
+        first = [note(2000 + n, [1.0, n]) for n in range(40)]
+        with pytest.raises(IndexPlanRefused, match="compare all of them until"):
+            upsert_documents(first, model="other", finish=refuse)
 
     def test_who_does_not_own_the_tables_cannot_rebuild(self, pg: psycopg.Connection) -> None:
         with transaction.atomic(), django_connection.cursor() as cursor:
