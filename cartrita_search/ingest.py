@@ -742,9 +742,13 @@ def _text(value: str, name: str) -> str:
 
 
 def _tags(tags: Sequence[str]) -> bytes:
-    if isinstance(tags, str):
-        raise InvalidArgument(f"tags is one text, not a list of them: {tags!r:.100}.")
-    texts = [_text(tag, "a tag").encode() for tag in tags]
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise InvalidArgument(f"tags is not a list of texts: {tags!r:.100}.")
+    texts = []
+    for tag in tags:
+        texts.append(_text(tag, "a tag").encode())
+        if len(tag) > 500:  # an entry of the index on tags holds some 2,700 bytes
+            raise InvalidArgument(f"A tag has up to 500 characters; one has {len(tag)}.")
     parts = [struct.pack(">iiiii", 1, 0, 25, len(texts), 1)]
     for text in texts:
         parts += struct.pack(">i", len(text)), text
