@@ -92,6 +92,7 @@ def test_an_answer_is_kept_whole_and_found_without_a_search(search: Searches) ->
         {"offset": 1},
         {"source": "notes"},
         {"source": ["notes", "books"]},
+        {"source": []},  # admits nothing
         {"metadata": {"n": 1.5}},
         {"tags": ["green"]},
         {"language": "simple"},
