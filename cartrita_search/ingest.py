@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
@@ -289,19 +290,22 @@ def delete_source(source_table: str, *, using: str = DEFAULT_DB_ALIAS) -> int:
 def prune_source(source_table: str, keep: Iterable[str], *, using: str = DEFAULT_DB_ALIAS) -> int:
     """Delete the source's documents whose source_id is not in `keep`; returns how many.
 
-    Any iterable, of which one id at a time is held in memory. An empty one deletes all.
-    Where `keep` raises nothing is deleted.
+    Any iterable, of which a batch of ids is held in memory; it may read from this very
+    database. An empty one deletes all. Where `keep` raises nothing is deleted.
     """
     connection = connections[using]
     with search_errors(), transaction.atomic(using=using), connection.cursor() as cursor:
         cursor.execute("CREATE TEMPORARY TABLE ingest_keep (source_id text) ON COMMIT DROP")
-        with (
-            connection.wrap_database_errors,
-            cursor.copy("COPY pg_temp.ingest_keep FROM STDIN (FORMAT binary)") as copy,
-        ):
-            copy.set_types(["text"])
-            for source_id in keep:
-                copy.write_row((_text(source_id, "source_id"),))
+        ids = iter(keep)
+        # Asked for between COPYs: while one is open its connection does nothing else.
+        while batch := [_text(source_id, "source_id") for source_id in islice(ids, BATCH_SIZE)]:
+            with (
+                connection.wrap_database_errors,
+                cursor.copy("COPY pg_temp.ingest_keep FROM STDIN (FORMAT binary)") as copy,
+            ):
+                copy.set_types(["text"])
+                for source_id in batch:
+                    copy.write_row((source_id,))
         cursor.execute("ANALYZE pg_temp.ingest_keep")
         cursor.execute(
             "DELETE FROM search_documents AS d WHERE d.source_table = %s AND NOT EXISTS "

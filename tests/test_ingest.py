@@ -48,6 +48,7 @@ from cartrita_search.ingest import (
     upsert_documents,
     upsert_embeddings,
 )
+from cartrita_search.models import SearchDocument
 from tests.conftest import Connect
 from tests.postgres import (
     indexes_used,
@@ -1120,6 +1121,23 @@ def test_a_source_is_pruned_to_what_it_still_has(pg: psycopg.Connection) -> None
         ("notes", "4", 0),
     ]
     assert prune_source("notes", []) == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_given_may_be_read_from_the_same_connection(
+    pg: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row by row, as a project's own tables are: between the batches, not within one."""
+    monkeypatch.setattr(ingest, "BATCH_SIZE", 2)
+    upsert_documents(map(note, range(5)), model="m")
+
+    def rows() -> Iterator[SearchDocument]:
+        notes = SearchDocument.objects.filter(source_table="notes")
+        return notes.order_by("source_id").iterator(chunk_size=1)
+
+    copies = (note(int(row.source_id), source_table="copies") for row in rows())
+    assert upsert_documents(copies, model="m", batch_size=2).inserted == 5
+    assert prune_source("copies", (row.source_id for row in rows() if row.source_id < "3")) == 2
 
 
 @pytest.mark.django_db(transaction=True)
