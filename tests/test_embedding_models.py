@@ -436,6 +436,14 @@ def test_the_name_has_to_be_typed(
     with pytest.raises(CommandError, match='"yes" is not "old"'):
         run("drop", "old")
     assert "300 vectors" in asked[0]
+
+    def interrupt(prompt: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupt)
+    with pytest.raises(CommandError, match="Nothing was changed") as interrupted:
+        run("drop", "old")
+    assert interrupted.value.returncode == 130
     assert rows_of(pg, "old") == 300
     type_in("old")
     run("drop", "old")

@@ -117,6 +117,9 @@ class Command(BaseCommand):
             raise CommandError(
                 "Nobody is there to type the name. Nothing was changed: say --noinput."
             ) from None
+        except KeyboardInterrupt:
+            message = "Interrupted. Nothing was changed."
+            raise CommandError(message, returncode=INTERRUPTED) from None
         if answer.strip() != name:
             raise CommandError(f'"{answer}" is not "{name}". Nothing was changed.')
 
