@@ -132,6 +132,8 @@ class LoadReport:
     passed_over: list[str] = field(default_factory=list)
     #: The report of the index build, where the load ended with one.
     index: str = ""
+    #: The model of the file's vectors, where the database did not know it before.
+    new_model: str | None = None
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -569,12 +571,14 @@ class _Load:
         self.using = using
         self.report = LoadReport()
         self.model = model
+        self.is_known = False
         #: Of the model; None: it is not there yet, or none is the default.
         self.dimensions: int | None = None
         models = EmbeddingModel.objects.using(using)
         found = models.filter(name=model) if model else models.filter(is_default=True)
         for registered in found:
             self.model, self.dimensions = registered.name, registered.dimensions
+            self.is_known = True
         # A database without a name is a temporary file of SQLite's own.
         self.lines = sqlite3.connect("")
         self.lines.execute(
@@ -663,4 +667,6 @@ class _Load:
         report.duplicates = report.documents - keys
         report.refusals = sorted(report.refusals, key=lambda it: it.line)[:KEPT_REFUSALS]
         report.passed_over = list(self.file.passed_over)
+        if self.dimensions is not None and not self.is_known:
+            report.new_model = self.model
         return report

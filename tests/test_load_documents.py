@@ -312,13 +312,19 @@ def test_json_lines_from_end_to_end(
     assert done.returncode == 0, done.stderr
     first, *rest = done.stdout.splitlines()
     assert first.endswith("0 refused.")
-    assert rest[:3] == [
+    assert rest[:4] == [
         "1 were replaced by a later line with the same key.",
+        'Its vectors are the first of model "mini".',
         "Passed over: 'url'.",
         "0 deleted, which the file does not hold.",
     ]
     assert done.stderr.splitlines()[-1].startswith(f"{path}: 3 of 3 (100 %), ")
     assert stored(pg) == [("1", 0, "c"), ("2", 0, "b")]
+
+    # A model that is known already is not told of.
+    lines = [{"id": 3, "embedding": [1, 0]}]
+    done = manage("load_documents", written(tmp_path, lines, "more.jsonl"), "--source", "more")
+    assert done.stdout == "1 inserted, 0 updated, 0 unchanged, 0 refused.\n"
 
     done = manage("load_documents", written(tmp_path, notes(2)), "--source", "notes", "--prune")
     assert done.stdout.splitlines()[0] == "0 inserted, 1 updated, 0 unchanged, 0 refused."
@@ -418,7 +424,7 @@ def test_an_index_built_at_the_end_is_told(tmp_path: Path, pg: psycopg.Connectio
         *("--index", "rebuild"),
         stdout=out,
     )
-    first, index = out.getvalue().splitlines()
+    first, _, index = out.getvalue().splitlines()
     assert first == "30 inserted, 0 updated, 0 unchanged, 0 refused."
     assert "HNSW" in index
     assert scalar(pg, "SELECT index_method FROM embedding_models") == "hnsw"
