@@ -211,17 +211,31 @@ def test_pages_of_any_length_fit_together(
 
 
 @pytest.mark.parametrize("function", ["similarity_search", "hybrid_search"])
-@pytest.mark.parametrize("offset", [-1, 9991, None])
+@pytest.mark.parametrize(
+    ("count", "offset", "message"),
+    [
+        (10, -1, "result_offset must be between 0 and"),
+        (10, 9991, "result_offset must be between 0 and"),
+        (10, None, "result_offset must be between 0 and"),
+        (10, 2**31 - 1, "result_offset must be between 0 and"),
+        (2**31 - 1, 1, "match_count must be between 1 and"),
+    ],
+)
 def test_a_page_is_within_the_first_ten_thousand(
-    pg: psycopg.Connection, clean_tables: None, function: str, offset: int | None
+    pg: psycopg.Connection,
+    clean_tables: None,
+    function: str,
+    count: int,
+    offset: int | None,
+    message: str,
 ) -> None:
     pg.execute("SELECT upsert_embedding('notes', '1', '[1, 0]', 'm')")
     arguments = "NULL, '[1, 0]'" if function == "hybrid_search" else "'[1, 0]'"
-    statement = sql.SQL("SELECT * FROM {}({}, result_offset => %s)").format(
+    statement = sql.SQL("SELECT * FROM {}({}, match_count => %s, result_offset => %s)").format(
         sql.Identifier(function), sql.SQL(arguments)
     )
-    with pytest.raises(psycopg.Error, match="result_offset must be between 0 and") as caught:
-        pg.execute(statement, [offset])
+    with pytest.raises(psycopg.Error, match=message) as caught:
+        pg.execute(statement, [count, offset])
     assert caught.value.sqlstate == errors.InvalidMatchCount.code
     assert caught.value.diag.message_hint
 
