@@ -227,6 +227,12 @@ def test_a_model_of_other_dimensions_is_not_mixed_with(
     store(pg, 1)
     with pytest.raises(DimensionMismatch, match='of 8 dimensions, but model "hosted" has 3'):
         sync(service)
+    slip = embedder(service, dimensions=16_001)
+    with (
+        override_settings(CARTRITA_SEARCH=slip),
+        pytest.raises(DimensionMismatch, match="pgvector holds 1 to 16000"),
+    ):
+        sync_embeddings()
     assert service.bodies == []
 
 
