@@ -212,30 +212,26 @@ def test_pages_of_any_length_fit_together(
 
 @pytest.mark.parametrize("function", ["similarity_search", "hybrid_search"])
 @pytest.mark.parametrize(
-    ("count", "offset", "message"),
+    ("page", "refused"),
     [
-        (10, -1, "result_offset must be between 0 and"),
-        (10, 9991, "result_offset must be between 0 and"),
-        (10, None, "result_offset must be between 0 and"),
-        (10, 2**31 - 1, "result_offset must be between 0 and"),
-        (2**31 - 1, 1, "match_count must be between 1 and"),
+        ((10, -1), "result_offset must be between 0"),
+        ((10, 9991), "result_offset must be between 0"),
+        ((10, None), "result_offset must be between 0"),
+        ((10, 2**31 - 1), "result_offset must be between 0"),
+        ((2**31 - 1, 1), "match_count must be between 1"),
     ],
 )
+@pytest.mark.usefixtures("clean_tables")
 def test_a_page_is_within_the_first_ten_thousand(
-    pg: psycopg.Connection,
-    clean_tables: None,
-    function: str,
-    count: int,
-    offset: int | None,
-    message: str,
+    pg: psycopg.Connection, function: str, page: tuple[int, int | None], refused: str
 ) -> None:
     pg.execute("SELECT upsert_embedding('notes', '1', '[1, 0]', 'm')")
     arguments = "NULL, '[1, 0]'" if function == "hybrid_search" else "'[1, 0]'"
     statement = sql.SQL("SELECT * FROM {}({}, match_count => %s, result_offset => %s)").format(
         sql.Identifier(function), sql.SQL(arguments)
     )
-    with pytest.raises(psycopg.Error, match=message) as caught:
-        pg.execute(statement, [count, offset])
+    with pytest.raises(psycopg.Error, match=refused) as caught:
+        pg.execute(statement, page)
     assert caught.value.sqlstate == errors.InvalidMatchCount.code
     assert caught.value.diag.message_hint
 
