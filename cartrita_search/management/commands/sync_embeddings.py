@@ -66,8 +66,8 @@ class Command(BaseCommand):
             raise CommandError(f"--watch takes seconds, above 0 and at most {MAX_WATCH}.")
         try:
             embedder = embedder_of(options["model"])
-            work = embedding_work(embedder.name, options["source"])
             if options["dry_run"]:
+                work = embedding_work(embedder.name, options["source"])
                 self._print_counts(embedder.name, [asdict(each) for each in work], options["json"])
                 return
             with stop_on_signals(sys.stderr) as stop:
@@ -96,7 +96,7 @@ class Command(BaseCommand):
         outcome = None
         while not stop.is_set():
             try:
-                outcome = self._embed(embedder, options, stop)
+                outcome = self._embed(embedder, options, stop) or outcome
             except EmbedderOverloaded as error:
                 if options["watch"] is None:
                     raise
@@ -108,11 +108,13 @@ class Command(BaseCommand):
 
     def _embed(
         self, embedder: Embedder, options: dict[str, Any], stop: threading.Event
-    ) -> SyncOutcome:
+    ) -> SyncOutcome | None:
         """One run: what there is to embed now. It is told of, unless a watch found nothing."""
         work = embedding_work(embedder.name, options["source"])
         retried = sum(each.set_aside for each in work) if options["retry_refused"] else 0
         total = sum(each.missing + each.stale for each in work) + retried
+        if not total and options["watch"] is not None:
+            return None  # to look for work document by document takes longer than to count it
         with progress(total, f"Embedding with {embedder.name}", sys.stderr) as advance:
             outcome = sync_embeddings(
                 **{name: options[name] for name in ("source", "workers", "batch_size")},
@@ -122,7 +124,7 @@ class Command(BaseCommand):
             )
         if options["json"]:
             self.stdout.write(json.dumps(asdict(outcome), indent=2))
-        elif total or options["watch"] is None:
+        else:
             self.stdout.write(
                 f"{outcome.embedded} embedded with {outcome.model} in {outcome.seconds} s"
                 f" ({outcome.rate}/s), {outcome.refused} set aside; {outcome.remaining} remain."
