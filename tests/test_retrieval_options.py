@@ -307,7 +307,7 @@ def test_nobody_finds_what_is_another_s(
     shared_out: tuple[psycopg.Connection, NDArray[np.float32], dict[Any, int | None]],
     data: st.DataObject,
 ) -> None:
-    """By any function, filter, fusion, page, index."""
+    """By any function, filter, fusion, weights, page, index."""
     pg, vectors, owners = shared_out
     user = data.draw(st.sampled_from([1, 2, 3, 99]))
     function = data.draw(
@@ -320,6 +320,8 @@ def test_nobody_finds_what_is_another_s(
     else:
         text = data.draw(texts.map(lambda t: t and t.replace("\0", "")))
         named |= data.draw(fused) | {"query_text": text}
+        if (weight := data.draw(st.sampled_from([None, 0.0, 0.5, 1.0]))) is not None:
+            named |= {"vector_weight": weight, "keyword_weight": 1 - weight}
         named["query_embedding"] = (
             vector if text is None else data.draw(st.sampled_from([vector, None]))
         )
