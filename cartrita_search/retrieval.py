@@ -541,7 +541,7 @@ def _user_id(options: Options) -> int | None:
     user = options.get("user")
     if user is None or (isinstance(user, int) and not isinstance(user, bool)):
         return user
-    if not hasattr(user, "pk"):
+    if isinstance(user, bool) or not hasattr(user, "pk"):
         raise InvalidArgument(f"user is a person or a person's id, not {user!r}.", "Give either.")
     if user.pk is None:
         # An AnonymousUser must not be taken for "no restriction".
