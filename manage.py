@@ -41,7 +41,10 @@ def main() -> None:
         lost = isinstance(error, (OperationalError, InterfaceError))
         if "--traceback" in sys.argv or not (refused or lost):
             raise
-        said = " ".join(str(error).split()).rstrip(".?")  # libpq's have several lines
+        # The server's own words without the statement; libpq's have several lines.
+        diagnostic = getattr(error.__cause__, "diag", None)
+        said = getattr(diagnostic, "message_primary", None) or str(error)
+        said = " ".join(said.split()).rstrip(".?")
         sys.stderr.write(
             f"{type(error).__name__}: {said}. What was not committed was not stored."
             " The server and the role are those of DATABASE_URL.\n"
