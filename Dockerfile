@@ -42,4 +42,4 @@ RUN SECRET_KEY=unused-while-building python manage.py collectstatic --noinput \
 
 USER 10001:10001
 EXPOSE 8000
-CMD ["gunicorn", "cartrita.wsgi:application", "--bind=0.0.0.0:8000", "--workers=2", "--threads=4", "--worker-tmp-dir=/tmp", "--graceful-timeout=30", "--access-logfile=-"]
+CMD ["gunicorn", "cartrita.wsgi:application", "--bind=0.0.0.0:8000", "--workers=2", "--threads=4", "--worker-tmp-dir=/tmp", "--no-control-socket", "--graceful-timeout=30", "--access-logfile=-"]

@@ -92,8 +92,10 @@ env = Environment(
     METRICS_KEEP_DAYS=(int, 90),
     METRICS_TOKEN=(str, ""),
     GRANT_ROLE=(str, ""),
+    GRANT_SITE=(bool, False),
     V1_TABLES=(json.loads, []),
 )
+given = frozenset(name for name, value in env.ENVIRON.items() if value)  # not by the file
 env.read_env(env("ENV_FILE"))
 
 # --- The site ---------------------------------------------------------------
@@ -242,6 +244,15 @@ def database() -> dict[str, Any]:
     parts = ("POSTGRES_HOST", "POSTGRES_PORT", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD")
     config: dict[str, Any]
     if env("DATABASE_URL"):
+        if "DATABASE_URL" not in given and given & {"POSTGRES_HOST", "POSTGRES_PORT"}:
+            # As for a port-forward: the file's database is not the one that is meant. Django
+            # reads settings again after a failure, and then it must not pass for given.
+            del env.ENVIRON["DATABASE_URL"]
+            raise ImproperlyConfigured(
+                "The environment names a server by POSTGRES_HOST or POSTGRES_PORT, and the"
+                " DATABASE_URL of the env file would come before it: set DATABASE_URL in the"
+                " environment as well, to that server or to nothing."
+            )
         config = database_by_url("DATABASE_URL", env("DATABASE_URL"))
     elif any(env.secret(part) for part in parts):
         config = {
@@ -453,6 +464,7 @@ CARTRITA_SEARCH: dict[str, Any] = {
     "METRICS_KEEP_DAYS": env("METRICS_KEEP_DAYS"),
     "METRICS_TOKEN": env.secret("METRICS_TOKEN"),
     "GRANT_ROLE": env("GRANT_ROLE"),
+    "GRANT_SITE": env("GRANT_SITE"),
     "DIRECT_DATABASE_URL": env("MIGRATE_DATABASE_URL"),
     "FORCE_MIGRATION": env("FORCE_MIGRATION"),
     "V1_TABLES": env("V1_TABLES"),

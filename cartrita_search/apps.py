@@ -46,6 +46,6 @@ def _grant(using: str, **kwargs: Any) -> None:
 
     try:
         if role := search_settings().grant_role:
-            grant_to_role(connections[using], role)
+            grant_to_role(connections[using], role, site=search_settings().grant_site)
     except SearchError as error:
         raise CommandError(str(error)) from error

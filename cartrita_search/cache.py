@@ -13,7 +13,8 @@ Answers are kept in ``CACHES["search"]``, for CACHE_SECONDS; without such an ali
 CACHE_SECONDS 0, nothing is. Entries hold MessagePack under a keyed hash: neither the query
 nor the person can be read out of a key. Whatever goes wrong with the cache, the search is
 answered by the database. Of equal searches at a time one asks the database, and the others
-wait for its answer, two seconds at most.
+wait for its answer; where it takes long another one begins every two seconds, and after ten
+seconds each asks for itself.
 
 Not in the key: what an embedder or reranker of the same class and options learns meanwhile,
 and session settings that row-level policies go by (the role itself is).
@@ -24,13 +25,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgpack
 from django.conf import settings
@@ -41,7 +43,10 @@ from .conf import search_settings
 from .errors import InvalidArgument, RedisUnavailable, search_errors
 from .guarded_redis import GuardedRedisCache, State
 from .models import CacheInvalidation
-from .prometheus import count_cache, set_breaker
+from .prometheus import count_cache
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AbstractBaseUser
 
 __all__ = [
     "NAMESPACES",
@@ -50,6 +55,7 @@ __all__ = [
     "answer",
     "breaker_state",
     "invalidate",
+    "redis_failure",
 ]
 
 logger = logging.getLogger(__name__)
@@ -65,9 +71,13 @@ NAMESPACES = {
     "sources": "searches that are not restricted to sources",
 }
 
-#: Equal searches wait so long for the one that asks the database, which may have died.
-WAIT_SECONDS = 2.0
+#: Equal searches wait so long for the one that asks the database.
+WAIT_SECONDS = 10.0
+#: It may have died: so long after it began another one begins.
+TURN_SECONDS = 2.0
 _POLL_SECONDS = (0.002, 0.05)
+
+_KEY = re.compile("[0-9a-f]{32}")
 
 Answer = TypeVar("Answer")
 
@@ -122,7 +132,7 @@ def answer(
     if found is not None:
         count_cache("hit")
         return found.answer, True
-    count_cache("miss")
+    count_cache("miss" if breaker_state() == "closed" else "error")
     try:
         prepare()
         with _one_server(request.using):
@@ -145,11 +155,17 @@ def breaker_state(alias: str = ALIAS) -> State:
     return backend.breaker.state if isinstance(backend, GuardedRedisCache) else "closed"
 
 
+def redis_failure() -> str | None:
+    """What searches go past Redis for: the class of its error. None where they do not."""
+    backend = _backend(ALIAS) if search_settings().cache_seconds else None
+    return backend.breaker.failure if isinstance(backend, GuardedRedisCache) else None
+
+
 def invalidate(
     namespace: str | None = None,
     *,
     key: str | None = None,
-    user: int | None = None,
+    user: AbstractBaseUser | int | None = None,
     source: str | None = None,
     reason: str,
     by: str | None = None,
@@ -163,24 +179,13 @@ def invalidate(
     entry it is the database that is told, so it takes effect with the commit, for every
     process, and needs no Redis. A source's are also those of searches over all sources.
 
-    Raises `InvalidArgument` for none or several, or an unknown namespace, and
+    Raises `InvalidArgument` for none or several, or for what nothing is cached under, and
     `RedisUnavailable` where one entry cannot be deleted.
     """
-    given = {"namespace": namespace, "key": key, "user": user, "source": source}
-    named = [name for name, value in given.items() if value is not None]
-    if len(named) != 1:
-        raise InvalidArgument(
-            f"One of {', '.join(given)} says what to invalidate; given: "
-            f"{', '.join(named) or 'none'}.",
-            "Nothing was changed.",
-        )
+    user = getattr(user, "pk", user)
+    _check_target({"namespace": namespace, "key": key, "user": user, "source": source})
     if not reason.strip():
         raise InvalidArgument("An invalidation has a reason.", "Nothing was changed.")
-    if namespace is not None and namespace not in NAMESPACES:
-        raise InvalidArgument(
-            f'There is no namespace "{namespace}".',
-            f"Nothing was changed. There are: {', '.join(NAMESPACES)}.",
-        )
     details = dict(metadata or {})
     log = CacheInvalidation.objects.using(using)
     if key is not None:
@@ -194,9 +199,34 @@ def invalidate(
             [target, reason, by, json.dumps(details)],
         )
         (row,) = cursor.fetchone()
-        if source is not None:
-            cursor.execute("SELECT public.advance_generation(%s)", ["sources"])
     return log.get(pk=row)
+
+
+def _check_target(given: Mapping[str, object]) -> None:
+    """One, and such a one as searches may be cached under: a typo would do nothing."""
+    named = [(name, value) for name, value in given.items() if value is not None]
+    if len(named) != 1:
+        raise InvalidArgument(
+            f"One of {', '.join(given)} says what to invalidate; given: "
+            f"{', '.join(name for name, _ in named) or 'none'}.",
+            "Nothing was changed.",
+        )
+    ((name, value),) = named
+    if name == "namespace" and value not in NAMESPACES:
+        raise InvalidArgument(
+            f'There is no namespace "{value}".',
+            f"Nothing was changed. There are: {', '.join(NAMESPACES)}.",
+        )
+    if name == "key" and not (isinstance(value, str) and _KEY.fullmatch(value)):
+        raise InvalidArgument(
+            f"{value!r} is no key: that is the last part of the entry's name in Redis, 32"
+            " hexadecimal digits.",
+            "Nothing was changed.",
+        )
+    if name == "user" and (not isinstance(value, int) or isinstance(value, bool)):
+        raise InvalidArgument(f"{value!r} is no user's id.", "Nothing was changed.")
+    if name == "source" and not (isinstance(value, str) and value):
+        raise InvalidArgument(f"{value!r} is no source_table.", "Nothing was changed.")
 
 
 def _delete(key: str) -> None:
@@ -282,9 +312,7 @@ def _store() -> _Store | None:
     backend = _backend(ALIAS) if seconds else None
     if backend is None:
         return None
-    is_open = breaker_state(ALIAS) == "open"
-    set_breaker(is_open=is_open)
-    if is_open:
+    if breaker_state(ALIAS) == "open":
         count_cache("error")
         return None
     return _Store(backend)
@@ -317,7 +345,7 @@ class _Store:
         announce: Callable[..., bool | None] = self._backend.add
         while time.monotonic() < deadline:
             try:
-                announced = announce(_lock(key), 1, WAIT_SECONDS)
+                announced = announce(_lock(key), 1, TURN_SECONDS)
             except Exception as error:  # noqa: BLE001
                 _complain("Answers are not being cached", error)
                 return None

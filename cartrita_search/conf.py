@@ -50,6 +50,8 @@ class SearchSettings:
     cache_max_bytes: int = 1_000_000
     #: Role that may use the tables and functions; "" grants to nobody else.
     grant_role: str = ""
+    #: Whether that role runs the site, and may use the tables of all its apps.
+    grant_site: bool = False
     #: The server itself, as a URL, where DATABASES names a pooler: what holds a session's
     #: lock, and what no pooler carries, goes there. "": DATABASES names the server.
     direct_database_url: str = ""
@@ -123,6 +125,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda v: _is_whole_number(v, 100_000_000),
     ),
     "grant_role": ("a role's name", lambda v: isinstance(v, str)),
+    "grant_site": ("True or False", lambda v: isinstance(v, bool)),
     "direct_database_url": (
         "a URL like postgres://user:password@host:5432/name",
         lambda v: isinstance(v, str) and (not v or v.startswith(_POSTGRES_SCHEMES)),

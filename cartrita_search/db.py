@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from django.apps import apps
-from django.contrib.auth import get_user_model
 from django.db import (
     DEFAULT_DB_ALIAS,
     OperationalError,
@@ -26,6 +25,7 @@ from django.db import (
     connections,
     transaction,
 )
+from django.db.migrations.recorder import MigrationRecorder
 from psycopg import sql
 from psycopg.adapt import Dumper
 from psycopg.conninfo import conninfo_to_dict
@@ -445,13 +445,7 @@ _TABLE_PRIVILEGES = {
     "search_settings": "SELECT",
     "schema_migrations": "SELECT",
     "vector_search_stats": "SELECT",
-    # Every command looks whether migrations are missing.
-    "django_migrations": "SELECT",
 }
-_ALL_ROWS = "SELECT, INSERT, UPDATE, DELETE"
-
-#: Apps of Django's whose tables the admin reads and writes.
-_DJANGO_APPS = {"admin", "auth", "contenttypes", "sessions"}
 
 
 #: Building and dropping indexes takes the table's owner in any case.
@@ -463,12 +457,13 @@ _OWNER_ONLY = {
 }
 
 
-def grant_to_role(connection: BaseDatabaseWrapper, role: str) -> list[str]:
+def grant_to_role(connection: BaseDatabaseWrapper, role: str, *, site: bool = False) -> list[str]:
     """Let `role` use the tables and functions of this package; returns their names.
 
-    And Django's own that commands and the admin use: what is applied, people, sessions.
-    Objects that are not there (yet, or any more) are passed over, so it can run
-    after any migration. Granting twice changes nothing.
+    With ``site`` it is the role that the whole site runs as: it may use the tables of all
+    other installed apps too, and edit search_settings. Objects that are not there (yet, or
+    any more) are passed over, so it can run after any migration. Granting twice changes
+    nothing.
 
     Raises `InvalidArgument` if there is no such role.
     """
@@ -480,7 +475,7 @@ def grant_to_role(connection: BaseDatabaseWrapper, role: str) -> list[str]:
                 "The migrations are applied; create the role and run migrate again to grant.",
             )
         grantee = sql.Identifier(role)
-        privileges = _TABLE_PRIVILEGES | dict.fromkeys(_django_tables(), _ALL_ROWS)
+        privileges = _TABLE_PRIVILEGES | (_site_privileges() if site else {})
         cursor.execute(
             """
             SELECT c.relname FROM pg_class AS c
@@ -504,14 +499,20 @@ def grant_to_role(connection: BaseDatabaseWrapper, role: str) -> list[str]:
     return granted
 
 
-def _django_tables() -> list[str]:
-    """The tables of those apps, and of the project's own model of people."""
-    people = get_user_model()
-    return [
+def _site_privileges() -> dict[str, str]:
+    """What the site's own role needs besides: it keeps people, sessions and the admin's log."""
+    others = (
         model._meta.db_table
         for model in apps.get_models(include_auto_created=True)
-        if model._meta.app_label in _DJANGO_APPS or people in {model, model._meta.auto_created}
-    ]
+        if model._meta.managed  # ours are not
+    )
+    return {
+        **dict.fromkeys(others, "SELECT, INSERT, UPDATE, DELETE"),
+        # Whether all are applied is asked before it begins, and by its probes.
+        MigrationRecorder.Migration._meta.db_table: "SELECT",
+        # Edited in the admin.
+        "search_settings": "SELECT, UPDATE",
+    }
 
 
 def _functions(connection: BaseDatabaseWrapper) -> list[str]:

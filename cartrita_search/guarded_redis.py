@@ -1,7 +1,8 @@
 """Redis behind a circuit breaker: a cache backend that a dead or slow Redis cannot slow down.
 
 `GuardedRedisCache` takes the place of ``django_redis.cache.RedisCache`` in ``CACHES``.
-Whatever fails, nothing is raised: a read finds nothing, a write is left out.
+Whatever fails, Django's methods of a cache raise nothing: a read finds nothing, a write is
+left out. Those that django-redis has besides (ttl, lock, sadd, …) raise redis-py's errors.
 
 The first command that Redis does not answer, refuses for want of memory, rights or a
 password, or takes for a replica's, opens the breaker: for `INTERVAL_SECONDS` this process
@@ -31,6 +32,8 @@ from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.exceptions import DataError, WatchError
 from redis.retry import Retry
+
+from .prometheus import set_breaker
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +84,7 @@ class Breaker:
         self._clock = clock
         self._lock = threading.Lock()
         self._retry_at: float | None = None
+        self._failure = ""
         self._probing = False
         self._lost: dict[Key, None] = {}
 
@@ -91,6 +95,12 @@ class Breaker:
             if self._retry_at is None:
                 return "closed"
             return "half-open" if self._probing or self._clock() >= self._retry_at else "open"
+
+    @property
+    def failure(self) -> str | None:
+        """The class of the error that Redis is left out for; None while it is used."""
+        with self._lock:
+            return None if self._retry_at is None else self._failure
 
     def admit(self, probe: Callable[[list[Key]], object]) -> None:
         """Return if Redis may be asked; raise `BreakerOpen` if not.
@@ -124,6 +134,7 @@ class Breaker:
             if self._lost:
                 return
             self._retry_at = None
+        _tell()
         logger.warning("%s answers again.", self._name)
 
     def failed(self, error: Exception, lost: Sequence[Key] = ()) -> None:
@@ -131,7 +142,9 @@ class Breaker:
         self.lose(lost)
         with self._lock:
             first, self._retry_at = self._retry_at is None, self._clock() + self._interval
+            self._failure = type(error).__name__
         if first:  # once an outage
+            _tell()
             logger.warning(
                 "%s is left out until it answers, tried every %g s: %s: %s",
                 self._name,
@@ -238,6 +251,13 @@ class GuardedRedisCache(RedisCache):  # type: ignore[misc]  # the base has no ty
         }
         super().__init__(server, params | {"OPTIONS": guarded})
 
+    def touch(self, *args: Any, **kwargs: Any) -> bool | None:
+        """As Django's; None where Redis did not answer, for which django-redis raises."""
+        try:
+            return bool(super().touch(*args, **kwargs))
+        except RedisError:
+            return None
+
 
 _breakers: dict[str, Breaker] = {}
 _making = threading.Lock()
@@ -250,6 +270,12 @@ def _breaker(server: str | list[str]) -> Breaker:
         if key not in _breakers:
             _breakers[key] = Breaker("Redis")
         return _breakers[key]
+
+
+def _tell() -> None:
+    """Put the metrics in step with the breakers."""
+    with _making:  # so that whoever looked last is the one who is believed
+        set_breaker(is_open=any(each.state != "closed" for each in _breakers.values()))
 
 
 def _written(args: Sequence[Any]) -> list[Key]:

@@ -72,7 +72,7 @@ class SearchMetric:
     cache_hit: bool = False
     #: Goes into the row's metadata, finite numbers and names. Searches give the parts of
     #: ``execution_time_ms`` here: embed_ms, vector_ms, keyword_ms, rerank_ms, where the
-    #: part was done.
+    #: part was done; and redis_failure, the error for which they went past Redis.
     details: Mapping[str, float | str | bool] = field(default_factory=dict)
 
 

@@ -17,7 +17,7 @@ from django.contrib.postgres.search import SearchVectorField
 from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.core.validators import MaxLengthValidator, MaxValueValidator, MinValueValidator
 from django.db import connection, models
-from django.db.models.functions import Now
+from django.db.models.functions import Now, Random
 from pgvector.django import SparseVectorField, VectorField
 
 #: Tolerance of the sum of two weights; the database's CHECK has the same.
@@ -550,9 +550,7 @@ class SearchGeneration(models.Model):
     namespace = models.TextField()
     slot = models.SmallIntegerField()
     revision = models.BigAutoField(primary_key=True)
-    stamp = models.UUIDField(
-        db_default=models.Func(function="GEN_RANDOM_UUID", output_field=models.UUIDField())
-    )
+    stamp = models.FloatField(db_default=Random())
 
     class Meta:
         managed = False

@@ -54,12 +54,12 @@ _DROPPED = Counter(
 )
 _CACHE = Counter(
     "cartrita_search_cache_events",
-    "Looks into the cache of results: hit, miss, error (Redis is left out).",
+    "Looks into the cache of results: hit, miss, error (the search went past Redis).",
     ["event"],
 )
 _BREAKER = Gauge(
     "cartrita_search_cache_breaker_open",
-    "1 while a process leaves Redis alone because it failed.",
+    "1 from a failure of Redis in a process until it answers there again.",
     multiprocess_mode="livemax",
 )
 
@@ -82,7 +82,7 @@ def count_cache(event: CacheEvent) -> None:
 
 
 def set_breaker(*, is_open: bool) -> None:
-    """Tell whether this process leaves Redis alone for now."""
+    """Tell whether a Redis has failed this process, and not answered it since."""
     _BREAKER.set(is_open)
 
 

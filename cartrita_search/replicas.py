@@ -137,7 +137,8 @@ class _Server:
         self.seen: _Seen | None = None
         self.failed_at = -inf
         self._question = question.encode()
-        self._watch = Watch(self._ask, alias=lambda: alias, seconds=LOOK_SECONDS, keep=True)
+        # What comes later is good for nothing.
+        self._watch = Watch(self._ask, alias=lambda: alias, seconds=FRESH_SECONDS, keep=True)
         self._lock = threading.Lock()
         self._asked: Future[None] | None = None
         self._asked_at = -inf

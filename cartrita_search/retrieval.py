@@ -255,6 +255,7 @@ def _run(query: _Query, options: Options) -> list[Hit]:
 
     alias = options.get("using") or router.db_for_read(SearchDocument, search=True)
     answer, cached = replicas.read(alias, search_at)
+    failure = None if cached else cache.redis_failure()
     metrics.record(
         metrics.SearchMetric(
             query.kind,
@@ -264,7 +265,7 @@ def _run(query: _Query, options: Options) -> list[Hit]:
             model=answer.model,
             query_text=query.text,
             cache_hit=cached,
-            details=details,
+            details=details if failure is None else {**details, "redis_failure": failure},
         )
     )
     return answer.hits

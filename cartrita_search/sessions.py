@@ -34,14 +34,14 @@ from django.contrib.sessions.backends.base import SessionBase
 from django.contrib.sessions.backends.db import SessionStore as DatabaseStore
 from django.contrib.sessions.base_session import AbstractBaseSession
 from django.core.cache import caches
-from django.db import router, transaction
+from django.core.cache.backends.dummy import DummyCache
+from django.db import DatabaseError, router, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest
 from django.utils import timezone
-from redis import RedisError
 
-from .errors import InvalidArgument, RedisUnavailable
+from .errors import InvalidArgument, RedisUnavailable, search_errors
 from .models import RedisSession
 
 logger = logging.getLogger(__name__)
@@ -81,13 +81,13 @@ def _cache() -> Any:
 
 
 def _text_in_redis(data_type: str, digest: str) -> str | None:
-    """What Redis has there; None where it has nothing, or nothing of ours, or is away."""
+    """What Redis has there; None where it has nothing, or is away; "" for nothing of ours."""
     try:
         text = _cache().get(_cache_key(data_type, digest))
     except Exception:  # whatever a serializer makes of a foreign value
         logger.warning("Redis holds a %s that cannot be read.", data_type, exc_info=True)
-        return None
-    return text if isinstance(text, str) else None
+        return ""
+    return text if isinstance(text, str | None) else ""
 
 
 def _registry() -> QuerySet[RedisSession]:
@@ -136,7 +136,8 @@ class SessionStore(DatabaseStore):
             self._session_key = None
             return {}
         data = self.decode(row.session_data)
-        self._keep(digest, data, self.get_expiry_age(expiry=row.expire_date))
+        entry = self._entry(digest, data, self.get_expiry_age(expiry=row.expire_date))
+        self._put_back(digest, entry, replace=encoded is not None)
         return data
 
     def save(self, must_create: bool = False) -> None:
@@ -145,11 +146,16 @@ class SessionStore(DatabaseStore):
             return
         digest = key_hash(self.session_key)
         data = self._get_session(no_load=must_create)  # type: ignore[attr-defined]
-        with transaction.atomic(using=router.db_for_write(self.model)):
-            super().save(must_create)
-            if SESSION_KEY in data:
-                self._register(digest, data)
-        self._keep(digest, data, self.get_expiry_age())
+        try:
+            with transaction.atomic(using=router.db_for_write(self.model)):
+                super().save(must_create)
+                if SESSION_KEY in data:
+                    self._register(digest, data)
+                # Before the commit: a logout waits for the row, and then takes this away.
+                _cache().set(*self._entry(digest, data, self.get_expiry_age()))
+        except DatabaseError:
+            _cache().delete(_cache_key(SESSION, digest))
+            raise
 
     def delete(self, session_key: str | None = None) -> None:
         key = session_key or self.session_key
@@ -196,9 +202,18 @@ class SessionStore(DatabaseStore):
         model = cls.get_model_class()
         return model._default_manager.using(router.db_for_write(model))
 
-    def _keep(self, digest: str, data: Mapping[str, Any], seconds: int) -> None:
-        encoded = self.encode({"key": digest, "data": data})
-        _cache().set(_cache_key(SESSION, digest), encoded, seconds)
+    def _entry(self, digest: str, data: Mapping[str, Any], seconds: int) -> tuple[str, str, int]:
+        """What Redis is to hold: under which key, and for how long."""
+        return _cache_key(SESSION, digest), self.encode({"key": digest, "data": data}), seconds
+
+    def _put_back(self, digest: str, entry: tuple[str, str, int], *, replace: bool) -> None:
+        """Let Redis have what the database had a moment ago, and nothing that is older."""
+        if isinstance(_cache(), DummyCache):
+            return
+        # Over nothing that another request has saved since.
+        put = _cache().set if replace else _cache().add
+        if put(*entry) and not self._rows().filter(pk=_stored_key(digest)).exists():
+            _cache().delete(entry[0])  # a logout since, which may have been there first
 
     def _register(self, digest: str, data: Mapping[str, Any]) -> None:
         """Put the registry's row in step: its person, its time, from where it was opened."""
@@ -246,21 +261,20 @@ def store(
     _check_ttl(ttl)
     text = _json(value, "value")
     shown = json.loads(_json(dict(metadata or {}), "metadata"))
-    # Redis first: an entry without a row is never found, and goes with its time.
-    if not _cache().set(_cache_key(data_type, digest), text, ttl):
-        raise _unavailable()
-    _upsert(
-        RedisSession(
-            session_key_hash=digest,
-            data_type=data_type,
-            user=user,
-            ttl_seconds=ttl,
-            expires_at=timezone.now() + timedelta(seconds=ttl),
-            revoked_at=None,
-            metadata=shown,
-        ),
-        "revoked_at",
+    entry = RedisSession(
+        session_key_hash=digest,
+        data_type=data_type,
+        user=user,
+        ttl_seconds=ttl,
+        expires_at=timezone.now() + timedelta(seconds=ttl),
+        revoked_at=None,
+        metadata=shown,
     )
+    # Both or neither; an entry in Redis without its row would never be found.
+    with search_errors(), transaction.atomic(using=router.db_for_write(RedisSession)):
+        _upsert(entry, "revoked_at")
+        if not _cache().set(_cache_key(data_type, digest), text, ttl):
+            raise _unavailable()
 
 
 def fetch(data_type: str, key: str, default: Any = None) -> Any:
@@ -290,10 +304,9 @@ def extend(data_type: str, key: str, ttl: int) -> bool:
     entry = _live().filter(data_type=data_type, session_key_hash=digest)
     if not entry.exists():
         return False
-    try:
-        touched = _cache().touch(_cache_key(data_type, digest), ttl)
-    except RedisError as error:  # django-redis ignores those of other methods only
-        raise _unavailable() from error
+    touched = _cache().touch(_cache_key(data_type, digest), ttl)
+    if touched is None:
+        raise _unavailable()
     return bool(touched) and bool(
         entry.update(ttl_seconds=ttl, expires_at=timezone.now() + timedelta(seconds=ttl))
     )
@@ -305,9 +318,12 @@ def _entry_hash(data_type: str, key: str) -> str:
             f"There is no data type {data_type!r}.",
             f"Nothing was changed. There are: {', '.join(DATA_TYPES)}.",
         )
-    if not isinstance(key, str) or not key:
-        raise InvalidArgument("A key must be a text, and not empty.", "Nothing was changed.")
-    return key_hash(key)
+    try:
+        if isinstance(key, str) and key:
+            return key_hash(key)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        pass
+    raise InvalidArgument("A key must be a text, and not empty.", "Nothing was changed.")
 
 
 def _check_ttl(ttl: int) -> None:

@@ -24,7 +24,7 @@ from pytest_django import DjangoDbBlocker
 from cartrita.embedded.postgres import EmbeddedPostgres
 from cartrita.embedded.redis import EmbeddedRedis
 from tests.pgbouncer import pgbouncer
-from tests.redis_servers import start_redis, use_redis  # noqa: F401 - fixtures
+from tests.redis_server import start_redis, use_redis  # noqa: F401 - fixtures
 from tests.site import ROWS, Site
 
 # Where a shell runs this in the background SIGINT is ignored, and so it would be by every
@@ -84,6 +84,16 @@ def embedded_servers() -> Iterator[Path]:
         yield settings.EMBEDDED_DIR
         EmbeddedPostgres.from_settings().stop()
         EmbeddedRedis.from_settings().stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience_with_redis() -> Iterator[None]:
+    """On a busy machine a Redis that is well must not be taken for one that has failed."""
+    from cartrita_search import guarded_redis
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guarded_redis, "TIMEOUT_SECONDS", 2.0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,13 @@
 """A PostgreSQL server as others have it: over TCP, with passwords, with and without TLS.
 
 The embedded server is built without TLS; a proxy ends it in front, as a managed service's
-gateway does.
+gateway does. Its client programs are as well: `tls_programs` are the same with psycopg's
+libpq, which speaks it.
 """
 
 from __future__ import annotations
 
+import shlex
 import socket
 import socketserver
 import ssl
@@ -17,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+import psycopg_binary
 import trustme
 from psycopg import sql
 
-from cartrita.embedded.postgres import EmbeddedPostgres
+from cartrita.embedded.postgres import EmbeddedPostgres, client_program
 
 ROLE = "cartrita"
 #: Nothing that a shell or a URL would take as it is.
@@ -38,7 +41,30 @@ class TcpPostgres:
     server: EmbeddedPostgres
 
     def connect(self, dbname: str = DATABASE) -> psycopg.Connection:
+        """As a superuser, by the socket."""
         return self.server.connect(dbname)
+
+    def connect_as_owner(self, dbname: str = DATABASE) -> psycopg.Connection:
+        """As the role that a Secret names."""
+        return psycopg.connect(
+            host="localhost",
+            port=self.port,
+            user=ROLE,
+            password=PASSWORD,
+            dbname=dbname,
+            autocommit=True,
+        )
+
+    def create_database(self, name: str) -> None:
+        """A database of the role's, with pgvector."""
+        with self.connect("postgres") as superuser:
+            superuser.execute(
+                sql.SQL("CREATE DATABASE {} OWNER {}").format(
+                    sql.Identifier(name), sql.Identifier(ROLE)
+                )
+            )
+        with self.connect(name) as database:
+            database.execute("CREATE EXTENSION vector")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -51,7 +77,19 @@ class TcpPostgres:
         }
 
 
-def _free_port() -> str:
+def tls_programs(folder: Path) -> Path:
+    """``folder`` with a pg_dump and a pg_restore that speak TLS."""
+    bundled = Path(psycopg_binary.__file__).parent.with_suffix(".libs")
+    (libpq,) = bundled.glob("libpq-*.so.*")
+    for name in ("pg_dump", "pg_restore"):
+        program = folder / name
+        command = f'exec {shlex.quote(client_program(name))} "$@"'
+        program.write_text(f"#!/bin/sh\nLD_PRELOAD={shlex.quote(str(libpq))} {command}\n")
+        program.chmod(0o755)
+    return folder
+
+
+def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
@@ -99,7 +137,7 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 @contextmanager
 def tcp_postgres(folder: Path) -> Iterator[TcpPostgres]:
     """A server with one role that may make databases, and its database with pgvector."""
-    port = _free_port()
+    port = free_port()
     server = EmbeddedPostgres(
         folder, {"listen_addresses": "localhost", "port": port, "fsync": "off"}
     )
@@ -113,18 +151,13 @@ def tcp_postgres(folder: Path) -> Iterator[TcpPostgres]:
                     sql.Identifier(ROLE), PASSWORD
                 )
             )
-            superuser.execute(
-                sql.SQL("CREATE DATABASE {} OWNER {}").format(
-                    sql.Identifier(DATABASE), sql.Identifier(ROLE)
-                )
-            )
-            with server.connect(DATABASE) as database:
-                database.execute("CREATE EXTENSION vector")
             (server.folder / "pg_hba.conf").write_text(
                 "local all postgres trust\nhost all all localhost scram-sha-256\n"
             )
             superuser.execute("SELECT pg_reload_conf()")
-        yield TcpPostgres(port, str(gateway.server_address[1]), server)
+        started = TcpPostgres(port, str(gateway.server_address[1]), server)
+        started.create_database(DATABASE)
+        yield started
     finally:
         gateway.shutdown()
         gateway.server_close()

@@ -24,7 +24,7 @@ from cartrita_search.models import (
     SearchPerformanceMetric,
 )
 from cartrita_search.retrieval import keyword_search
-from tests.redis_servers import UseRedis
+from tests.redis_server import UseRedis
 from tests.test_admin import allow, url
 from tests.topics import BY_MEANING, BY_WORD, QUESTION, SCRIPT, embedded_by_topics, load_topics
 

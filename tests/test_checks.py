@@ -68,6 +68,7 @@ def test_no_settings_at_all_mean_the_defaults(settings: LazySettings) -> None:
         ({"EMBEDDER_OPTIONS": {1: 2}}, '"EMBEDDER_OPTIONS"'),
         ({"GRANT_ROLE": None}, '"GRANT_ROLE"'),
         ({"GRANT_ROLE": ["a"]}, '"GRANT_ROLE"'),
+        ({"GRANT_SITE": "yes"}, '"GRANT_SITE"'),
         ({"RERANKER": None}, '"RERANKER"'),
         ({"RERANKER": "nodots"}, '"RERANKER"'),
         ({"RERANKER_OPTIONS": []}, '"RERANKER_OPTIONS"'),

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -24,13 +24,17 @@ from psycopg import sql
 from pytest_django import DjangoDbBlocker
 
 from cartrita.embedded.postgres import EmbeddedPostgres, client_program
+from cartrita_search import metrics
+from cartrita_search.cache import breaker_state
 from cartrita_search.db import REBUILD_LOCK, advisory_lock
 from cartrita_search.ops import doctor
 from cartrita_search.ops.diagnosis import Finding
 from cartrita_search.ops.doctor import Thresholds
+from cartrita_search.retrieval import keyword_search
 
 from .conftest import Connect, Manage
 from .postgres import index_name, scalar, upsert
+from .redis_server import Proxy, RedisServer, caches_at, redis_behind_proxy, redis_server
 
 pytestmark = pytest.mark.usefixtures("django_connection")
 
@@ -454,6 +458,23 @@ def test_d018_redis_does_not_answer(redis: Any, settings: LazySettings) -> None:
     assert found("D019") == []  # not the same twice
 
 
+@pytest.mark.parametrize(
+    ("options", "evidence", "remedy"),
+    [
+        (["--maxmemory", "1"], "maxmemory", "maxmemory-policy volatile-lru"),
+        (["--replicaof", "127.0.0.1 1"], "read only replica", "REPLICAOF NO ONE"),
+    ],
+)
+def test_d018_redis_takes_no_writes(
+    settings: LazySettings, options: list[str], evidence: str, remedy: str
+) -> None:
+    with redis_server(*options) as server:
+        settings.CACHES = caches_at(server.url, settings.CACHES)
+        finding = one("D018")
+    assert evidence in finding.evidence
+    assert remedy in finding.remedy
+
+
 def test_without_redis_nothing_is_said_of_it(settings: LazySettings) -> None:
     settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
     assert found("D018") == found("D019") == []
@@ -511,6 +532,72 @@ def test_d020_sessions(
     assert checks() == (["W007"] if evidence else [])
     if evidence:
         assert evidence in one("D020").evidence
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch, settings: LazySettings) -> Iterator[None]:
+    """Searches are recorded when a test says so."""
+    settings.CARTRITA_SEARCH = settings.CARTRITA_SEARCH | {
+        "CACHE_SECONDS": 300,
+        "RECORD_SEARCHES": True,
+        "METRICS_FLUSH_SECONDS": 3600.0,
+    }
+    mine = metrics._Recorder()
+    monkeypatch.setattr(metrics, "_recorder", mine)
+    yield
+    mine.close()
+
+
+@pytest.mark.parametrize(
+    ("breaks", "error"),
+    [
+        (lambda server, proxy: proxy.silence(), "TimeoutError"),
+        (lambda server, proxy: server.kill(), "ConnectionError"),
+    ],
+    ids=["silent", "refusing"],
+)
+@pytest.mark.usefixtures("recorder")
+def test_d026_searches_past_redis(
+    pg: psycopg.Connection,
+    manage: Manage,
+    settings: LazySettings,
+    breaks: Callable[[RedisServer, Proxy], None],
+    error: str,
+) -> None:
+    with redis_behind_proxy() as (server, proxy):
+        settings.CACHES = caches_at(proxy.url, settings.CACHES)
+        keyword_search("tea")
+        keyword_search("tea")
+        assert metrics.flush() == 2
+        assert found("D026") == []
+        breaks(server, proxy)
+        for _ in range(3):
+            keyword_search("tea")
+        assert metrics.flush() == 3
+    # The doctor is another process, and reaches a Redis that is well.
+    told = manage("search_doctor").stdout
+    assert "3 of 5 searches in the last 15 minutes went past Redis" in told
+    assert f"ago, after a {error}." in told
+    assert "D018" not in told
+    pg.execute("UPDATE search_performance_metrics SET created_at = now() - interval '16 minutes'")
+    assert found("D026") == []
+
+
+@pytest.mark.usefixtures("recorder")
+def test_d026_without_redis_or_without_the_cache_searches_go_past_nothing(
+    settings: LazySettings,
+) -> None:
+    settings.CACHES = {"default": settings.CACHES["default"]}
+    keyword_search("tea")
+    settings.CACHES = caches_at("redis://127.0.0.1:1/0", settings.CACHES)
+    caches["default"].get("key")
+    keyword_search("tea")
+    settings.CARTRITA_SEARCH = settings.CARTRITA_SEARCH | {"CACHE_SECONDS": 0}
+    settings.CACHES = settings.CACHES | {"search": settings.CACHES["default"]}
+    keyword_search("tea")
+    assert breaker_state() == "open"
+    assert metrics.flush() == 3
+    assert found("D026") == []
 
 
 # --- Operation ---------------------------------------------------------------
@@ -670,8 +757,10 @@ def test_the_command_prints_one_screen(healthy: psycopg.Connection) -> None:
     printed, status = run("--fail-on", "warning")
     assert status == 0
     first, last = printed.splitlines()
+    looked_at = len(doctor.RULES)
     assert re.fullmatch(
-        r"test_cartrita: PostgreSQL \S+, pgvector \S+; 25 things looked at in \S+ s", first
+        rf"test_cartrita: PostgreSQL \S+, pgvector \S+; {looked_at} things looked at in \S+ s",
+        first,
     )
     assert last.startswith("0 to mend")
 

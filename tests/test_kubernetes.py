@@ -8,7 +8,10 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
+from functools import cache
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,25 @@ import yaml
 from django.conf import settings
 from django.core.management import get_commands, load_command_class
 from django.core.management.base import CommandParser
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from cartrita.embedded.postgres import client_program
+from cartrita_search.db import MIGRATION_LOCK
 
+from .embedding_server import KEY, embedding_server
 from .postgres import scalar
-from .tcp_postgres import PASSWORD, TcpPostgres, tcp_postgres
+from .tcp_postgres import (
+    DATABASE,
+    PASSWORD,
+    ROLE,
+    TcpPostgres,
+    free_port,
+    tcp_postgres,
+    tls_programs,
+)
+from .v1 import PASSWORDS, make_v1
 
 ROOT: Path = settings.BASE_DIR
 K8S = ROOT / "k8s"
@@ -30,12 +47,10 @@ OVERLAYS = ("local", "production")
 Manifest = dict[str, Any]
 
 
-def rendered(overlay: str) -> list[Manifest]:
+@cache
+def rendered(folder: str) -> list[Manifest]:
     done = subprocess.run(
-        ["kubectl", "kustomize", str(K8S / "overlays" / overlay)],
-        capture_output=True,
-        text=True,
-        check=False,
+        ["kubectl", "kustomize", str(K8S / folder)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
@@ -43,7 +58,11 @@ def rendered(overlay: str) -> list[Manifest]:
 
 @pytest.fixture(scope="module", params=OVERLAYS)
 def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
-    return rendered(request.param)
+    return rendered(f"overlays/{request.param}")
+
+
+def job_file() -> list[Manifest]:
+    return list(yaml.safe_load_all((K8S / "job-db-migrate.yaml").read_text()))
 
 
 def of_kind(manifests: list[Manifest], *kinds: str) -> list[Manifest]:
@@ -118,12 +137,23 @@ def test_the_job_needs_no_secret_but_the_two_that_v1_has() -> None:
         "postgres-secret": {"POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB"},
         "redis-secret": {"REDIS_PASSWORD"},
     }
-    job = yaml.safe_load((K8S / "job-db-migrate.yaml").read_text())
-    for key, value in values(job):
+    for key, value in values(job_file()):
         if key == "secretKeyRef" and not value.get("optional"):
             assert value["name"] == "postgres-secret"
         if key == "secretKeyRef" and value["name"] in readme:
             assert value["key"] in readme[value["name"]]
+
+
+def test_the_database_s_operator_finds_the_secrets_that_it_names() -> None:
+    created = secrets_created("docs/kubernetes.md")
+    named_ = [
+        value["name"]
+        for key, value in values(rendered("cloudnativepg"))
+        if key in {"secret", "passwordSecret"}
+    ]
+    assert len(named_) == 2
+    for name in named_:
+        assert created[name] == {"username", "password"}
 
 
 def test_the_commands_read_what_stands_in_an_env_file(tmp_path: Path) -> None:
@@ -176,7 +206,9 @@ def test_every_pod_keeps_to_the_restricted_standard(manifests: list[Manifest]) -
         assert {"cpu", "memory"} <= set(container["resources"]["limits"])
 
 
-def test_what_is_mounted_is_there(manifests: list[Manifest]) -> None:
+@pytest.mark.parametrize("files", ["overlays/local", "overlays/production", "the Job's alone"])
+def test_what_is_mounted_is_there(files: str) -> None:
+    manifests = rendered(files) if files.startswith("overlays") else job_file()
     claims = {m["metadata"]["name"] for m in of_kind(manifests, "PersistentVolumeClaim")}
     makers = of_kind(manifests, "Deployment", "StatefulSet", "Job", "CronJob")
     for maker in makers:
@@ -209,7 +241,7 @@ def test_services_are_found_by_the_names_and_ports_that_are_given(
         assert config["POSTGRES_HOST"] == "postgres"
         assert str(services["postgres"]["ports"][0]["port"]) == config["POSTGRES_PORT"]
     else:
-        cluster, *_ = yaml.safe_load_all((K8S / "cloudnativepg" / "cluster.yaml").read_text())
+        cluster = named(rendered("cloudnativepg"), "Cluster", "cartrita-db")
         # The operator names the service of the primary so.
         assert config["POSTGRES_HOST"] == f"{cluster['metadata']['name']}-rw"
         assert cluster["spec"]["instances"] == 3
@@ -225,6 +257,68 @@ def test_services_are_found_by_the_names_and_ports_that_are_given(
             for port in container.get("ports", ())
         }
         assert {port["targetPort"] for port in spec["ports"]} <= set(ports)
+
+
+def test_the_web_application_is_probed_spread_scaled_and_kept(manifests: list[Manifest]) -> None:
+    pod = pod_of(named(manifests, "Deployment", "cartrita-web"))
+    (web,) = pod["spec"]["containers"]
+    assert web["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert web["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    ports = {port["name"] for port in web["ports"]}
+    assert {web[p]["httpGet"]["port"] for p in ("livenessProbe", "readinessProbe")} <= ports
+    labels = pod["metadata"]["labels"].items()
+    spread = pod["spec"]["topologySpreadConstraints"]
+    assert {constraint["topologyKey"] for constraint in spread} == {
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+    }
+    budget = named(manifests, "PodDisruptionBudget", "cartrita-web")["spec"]
+    assert budget["minAvailable"] == 1
+    for selecting in (budget["selector"], *(each["labelSelector"] for each in spread)):
+        assert selecting["matchLabels"].items() <= labels
+    scaler = named(manifests, "HorizontalPodAutoscaler", "cartrita-web")["spec"]
+    assert (scaler["scaleTargetRef"]["kind"], scaler["scaleTargetRef"]["name"]) == (
+        "Deployment",
+        "cartrita-web",
+    )
+    assert scaler["minReplicas"] < scaler["maxReplicas"]
+
+
+@pytest.mark.parametrize(
+    ("overlay", "servers"),
+    [("local", {"cartrita-redis", "postgres"}), ("production", {"cartrita-redis"})],
+)
+def test_servers_keep_what_they_hold(overlay: str, servers: set[str]) -> None:
+    stateful = of_kind(rendered(f"overlays/{overlay}"), "StatefulSet")
+    assert {each["metadata"]["name"] for each in stateful} == servers
+    for each in stateful:
+        (claim,) = each["spec"]["volumeClaimTemplates"]
+        (container,) = pod_of(each)["spec"]["containers"]
+        assert claim["metadata"]["name"] in {m["name"] for m in container["volumeMounts"]}
+
+
+def test_the_database_s_example_is_backed_up() -> None:
+    example = rendered("cloudnativepg")
+    (backup,) = of_kind(example, "ScheduledBackup")
+    assert named(example, "Cluster", backup["spec"]["cluster"]["name"])["spec"]["instances"] == 3
+
+
+def test_the_image_is_pinned_and_runs_as_the_user_of_the_manifests(
+    manifests: list[Manifest],
+) -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    bases = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
+    assert len(bases) == 2
+    assert all(base.endswith("@${PYTHON_DIGEST}") for base in bases)
+    assert "requirements-dev" not in text
+    (user,) = re.findall(r"^USER (\d+):\d+$", text, re.MULTILINE)
+    ours = [
+        pod["spec"]
+        for pod in pods(manifests)
+        if any("cartrita-search:" in c["image"] for c in pod["spec"]["containers"])
+    ]
+    assert len(ours) == 8  # the Job, web, worker, and five at their times
+    assert {str(spec["securityContext"]["runAsUser"]) for spec in ours} == {user}
 
 
 def test_everything_is_in_v1_s_namespace_and_by_labels_of_ours(manifests: list[Manifest]) -> None:
@@ -313,7 +407,7 @@ def test_the_job_ends_retries_and_waits_as_documented(manifests: list[Manifest])
         for code in rule.get("onExitCodes", {}).get("values", ())
         if rule["onExitCodes"]["operator"] == "In"
     }
-    assert actions == {75: "Count", 137: "Count", 143: "Count"}
+    assert actions == {75: "Count", 130: "Count", 137: "Count", 143: "Count"}
     *_, last = job["podFailurePolicy"]["rules"]
     assert last["action"] == "FailJob"
     assert set(last["onExitCodes"]["values"]) == {0, *actions}
@@ -322,77 +416,174 @@ def test_the_job_ends_retries_and_waits_as_documented(manifests: list[Manifest])
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TcpPostgres]:
-    with tcp_postgres(tmp_path_factory.mktemp("tcp")) as started:
+def server() -> Iterator[TcpPostgres]:
+    # Not tmp_path, which pytest, also another one that begins meanwhile, closes to others.
+    with (
+        tempfile.TemporaryDirectory(prefix="cartrita-tcp-") as folder,
+        tcp_postgres(Path(folder)) as started,
+    ):
         yield started
 
 
-def job_environment(server: TcpPostgres, backups: Path, **variables: str) -> dict[str, str]:
-    """What the pod would have: the manifest's values, and the Secrets'."""
-    (container,) = pod_of(yaml.safe_load((K8S / "job-db-migrate.yaml").read_text()))["spec"][
-        "containers"
-    ]
-    given = server.environment | {"BACKUP_DIR": str(backups)} | variables
-    environment = {}
-    for variable in container["env"]:
-        name = variable["name"]
-        if name in given:
-            environment[name] = given[name]
-        elif "value" in variable:
-            environment[name] = variable["value"]
+def owner_secret(database: str = DATABASE) -> dict[str, dict[str, str]]:
+    """The one Secret that there must be."""
+    keys = {"POSTGRES_USER": ROLE, "POSTGRES_PASSWORD": PASSWORD, "POSTGRES_DB": database}
+    return {"postgres-secret": keys}
+
+
+def pod_environment(
+    container: Manifest,
+    secrets: dict[str, dict[str, str]],
+    server: TcpPostgres,
+    **variables: str,
+) -> dict[str, str]:
+    """What the pod would have, manifest's values and Secrets', but for where servers are.
+
+    ``variables`` are set otherwise than there. No Redis answers unless they say where.
+    """
+    environment: dict[str, str] = {}
+    for source in container.get("envFrom", ()):
+        if "configMapRef" in source:
+            config = named(rendered("overlays/local"), "ConfigMap", source["configMapRef"]["name"])
+            environment |= config["data"]
         else:
-            # Everything else comes of Secrets that there need not be.
-            assert variable["valueFrom"]["secretKeyRef"]["optional"] is True
+            reference = source["secretRef"]
+            assert reference["name"] in secrets or reference["optional"] is True
+            environment |= secrets.get(reference["name"], {})
+    for variable in container.get("env", ()):
+        if "value" in variable:
+            environment[variable["name"]] = variable["value"]
+        else:
+            reference = variable["valueFrom"]["secretKeyRef"]
+            if reference["name"] in secrets:
+                environment[variable["name"]] = secrets[reference["name"]][reference["key"]]
+            else:
+                assert reference["optional"] is True
     programs = [str(Path(sys.executable).parent), str(Path(client_program("pg_dump")).parent)]
-    return (
-        environment
-        | variables
-        | {
-            "PATH": ":".join([*programs, os.environ["PATH"]]),
-            "ENV_FILE": os.devnull,
-            # There is no Redis by that name here.
-            "REDIS_HOST": "",
-        }
-    )
+    here = {
+        "PATH": ":".join([*programs, os.environ["PATH"]]),
+        "ENV_FILE": os.devnull,
+        # A user without an entry in /etc/passwd has no folder of his own to write to.
+        "HOME": os.devnull,
+        "POSTGRES_HOST": "localhost",
+        "POSTGRES_PORT": server.port,
+        "REDIS_HOST": "localhost",
+        "REDIS_PORT": "1",
+    }
+    return environment | here | variables
 
 
-def run_job(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    (container,) = pod_of(yaml.safe_load((K8S / "job-db-migrate.yaml").read_text()))["spec"][
-        "containers"
-    ]
+def job_container() -> Manifest:
+    (container,) = pod_of(named(job_file(), "Job", "db-migrate"))["spec"]["containers"]
+    return container  # type: ignore[no-any-return]
+
+
+def job_environment(server: TcpPostgres, backups: Path, **variables: str) -> dict[str, str]:
+    """The Job's with no Secret but the one that there must be."""
+    variables = {"BACKUP_DIR": str(backups)} | variables
+    return pod_environment(job_container(), owner_secret(), server, **variables)
+
+
+def run_container(
+    container: Manifest, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Its very command, to its end."""
     return subprocess.run(
-        [*container["command"], *container["args"]],
+        [*container["command"], *container.get("args", ())],
         cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
         check=False,
+        timeout=600,
     )
 
 
+def run_job(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return run_container(job_container(), environment)
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "TLS"])
 def test_the_job_s_own_command_with_the_secrets_variables(
-    server: TcpPostgres, tmp_path: Path
+    server: TcpPostgres, tmp_path: Path, encrypted: bool
 ) -> None:
-    """Over TCP, with a password; first without TLS, then again with it."""
+    """Over TCP, with a password: backup, migrations, v1's rows, vector indexes."""
+    name = f"{DATABASE} {'tls' if encrypted else 'plain'}"
+    server.create_database(name)
+    with server.connect_as_owner(name) as v1:
+        make_v1(v1)
     backups = tmp_path / "backups"
     backups.mkdir()
-    with server.connect() as pg:
-        pg.execute("CREATE TABLE of_v1 (id integer)")
-        pg.execute("ALTER TABLE of_v1 OWNER TO cartrita")
+    environment = job_environment(server, backups, POSTGRES_DB=name)
+    if encrypted:
+        programs = tls_programs(tmp_path)
+        environment |= {"POSTGRES_SSL": "true", "POSTGRES_PORT": server.tls_port}
+        environment["PATH"] = f"{programs}:{environment['PATH']}"
 
-        done = run_job(job_environment(server, backups))
-        assert done.returncode == 0, done.stderr
+    done = run_job(environment | {"IMPORT_V1": "true", "IMPORT_V1_MODEL": "ada 002"})
+    assert done.returncode == 0, done.stderr
+    assert PASSWORD not in done.stdout + done.stderr
+    with server.connect(name) as pg:
         assert scalar(pg, "SELECT count(*) FROM schema_migrations") > 9
-        # Taken before anything was changed.
-        assert [path for path in backups.iterdir() if path.suffix == ".dump"]
-        assert PASSWORD not in done.stdout + done.stderr
+        assert scalar(pg, "SELECT count(*) FROM auth_user") == len(PASSWORDS)
+        models = "SELECT array_agg(DISTINCT embedding_model) FROM embeddings"
+        assert scalar(pg, models) == ["ada 002"]
+    # Taken before anything was changed.
+    (backup,) = [path for path in backups.iterdir() if path.suffix == ".dump"]
+    kept = subprocess.run(
+        [client_program("pg_restore"), "--list", str(backup)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "TABLE DATA public knowledge_entries" in kept
+    assert "schema_migrations" not in kept
 
-        encrypted = {"POSTGRES_SSL": "true", "POSTGRES_PORT": server.tls_port}
-        again = run_job(job_environment(server, backups, **encrypted))
-        assert again.returncode == 0, again.stderr
-        # Nothing was to be applied, so nothing had to be kept.
-        assert len([path for path in backups.iterdir() if path.suffix == ".dump"]) == 1
+    again = run_job(environment)
+    assert again.returncode == 0, again.stderr
+    # Nothing was to be applied, so nothing had to be kept.
+    assert [path for path in backups.iterdir() if path.suffix == ".dump"] == [backup]
+
+
+@pytest.mark.slow
+def test_the_job_ends_by_75_while_another_process_migrates(
+    server: TcpPostgres, tmp_path: Path
+) -> None:
+    container = job_container()
+    (script,) = container["args"]
+    assert "--wait 900" in script
+    impatient = container | {"args": [script.replace("--wait 900", "--wait 0.1")]}
+    with server.connect() as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
+        done = run_container(impatient, job_environment(server, tmp_path))
+    assert done.returncode == 75, done.stderr
+    assert "verify_migrations" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_job_passes_on_that_it_is_to_end(server: TcpPostgres, tmp_path: Path) -> None:
+    """SIGTERM comes to the shell, and the command at work is what has to end."""
+    container = job_container()
+    with server.connect() as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
+        with subprocess.Popen(
+            [*container["command"], *container["args"]],
+            cwd=ROOT,
+            env=job_environment(server, tmp_path) | {"PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as job:
+            assert job.stdout is not None
+            said = ""
+            for line in job.stdout:
+                said += line
+                if "Waiting for another migrator" in line:
+                    job.terminate()
+            # Whoever could still write there has ended.
+        assert job.returncode == 143, said
+    assert "verify_migrations" not in said
 
 
 @pytest.mark.slow
@@ -422,11 +613,144 @@ def test_migrate_through_a_port_forward(server: TcpPostgres) -> None:
         assert scalar(pg, "SELECT count(*) FROM schema_migrations") > 9
 
 
-# --- The image's command --------------------------------------------------------
+# --- The application's own role ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def application(
+    server: TcpPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, str]]:
+    """The Secrets of the application, whose role and database are as the manifests make them."""
+    name = f"{DATABASE} of the application"
+    server.create_database(name)
+    keys = {"POSTGRES_USER": "cartrita app", "POSTGRES_PASSWORD": "a'p$p", "POSTGRES_DB": name}
+    secrets = owner_secret(name) | {
+        "postgres-app-secret": keys,
+        "cartrita-secret": {"SECRET_KEY": "k" * 50},
+    }
+    init = named(rendered("overlays/local"), "ConfigMap", "postgres-init")["data"]
+    subprocess.run(
+        ["/bin/sh", "-ec", init["application-role.sh"]],
+        env={
+            "PATH": f"{Path(client_program('psql')).parent}:{os.environ['PATH']}",
+            "PGHOST": str(server.server.socket.parent),
+            "PGPORT": server.port,
+            "POSTGRES_USER": "postgres",
+            "POSTGRES_DB": name,
+            "APP_USER": keys["POSTGRES_USER"],
+            "APP_PASSWORD": keys["POSTGRES_PASSWORD"],
+        },
+        check=True,
+    )
+    backups = str(tmp_path_factory.mktemp("backups"))
+    environment = pod_environment(job_container(), secrets, server, BACKUP_DIR=backups)
+    done = run_job(environment)
+    assert done.returncode == 0, done.stderr
+    return secrets
 
 
 @pytest.mark.slow
-def test_the_image_s_command_serves_its_probes(server: TcpPostgres, tmp_path: Path) -> None:
+def test_the_application_s_role_may_do_all_that_is_asked_of_it(
+    server: TcpPostgres, application: dict[str, dict[str, str]]
+) -> None:
+    """Whatever has its Secret: what waits for the migrations, the nightly work, the worker."""
+    keys = application["postgres-app-secret"]
+    with server.connect(keys["POSTGRES_DB"]) as pg, embedding_server() as service:
+        pg.execute(
+            "INSERT INTO search_documents (source_table, source_id, title, content)"
+            " VALUES ('notes', '1', 'Tea', 'Steep green tea for two minutes.')"
+        )
+        ran = set()
+        for maker in of_kind(rendered("overlays/local"), "Deployment", "CronJob"):
+            spec = pod_of(maker)["spec"]
+            for container in (*spec.get("initContainers", ()), *spec["containers"]):
+                has_it = ("name", "postgres-app-secret") in list(values(container["envFrom"]))
+                if not has_it or "command" not in container:
+                    continue  # the image's own command has a test below
+                args = container.get("args", [])
+                if container["name"] == "worker":
+                    assert args[:2] == ["--watch", "10"]
+                    args = args[2:]  # or it would not end
+                options = {"model": "hosted", "dimensions": 8, "base_url": service.url}
+                done = run_container(
+                    container | {"args": args},
+                    pod_environment(
+                        container,
+                        application | {"embedder-secret": {"OPENAI_API_KEY": KEY}},
+                        server,
+                        EMBEDDER_OPTIONS=json.dumps(options),
+                    ),
+                )
+                assert done.returncode == 0, (maker["metadata"]["name"], done.stderr)
+                ran.add((maker["metadata"]["name"], container["name"]))
+        assert len(ran) == 6
+        assert scalar(pg, "SELECT count(*) FROM embeddings") == 1
+        assert scalar(pg, "SELECT documents FROM keyword_corpora") == 1
+
+
+# --- The image's command --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Redis by its StatefulSet's command, with a password; the variables that lead to it."""
+    password, port = 'a"b\\c$d', free_port()
+    stateful = named(rendered("overlays/local"), "StatefulSet", "cartrita-redis")
+    (container,) = pod_of(stateful)["spec"]["containers"]
+    (script,) = container["args"]
+    assert "dir /data\n" in script
+    here = f"dir {tmp_path_factory.mktemp('redis')}\nport {port}\nbind 127.0.0.1\n"
+    with subprocess.Popen(
+        [*container["command"], script.replace("dir /data\n", here)],
+        env={"PATH": os.environ["PATH"], "REDIS_PASSWORD": password},
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        try:
+            patient = Retry(ConstantBackoff(0.05), 1200)
+            with Redis(port=int(port), password=password, retry=patient) as client:
+                assert client.ping()
+                assert client.config_get("maxmemory-policy") == {
+                    "maxmemory-policy": "volatile-ttl"
+                }
+            yield {"REDIS_PORT": port, "REDIS_PASSWORD": password}
+        finally:
+            process.terminate()
+    assert process.returncode == 0  # it was told to end, not the shell before it
+
+
+ADMIN = """
+from django.contrib import admin
+from django.contrib.auth.models import User
+from django.test import Client
+from django.test.utils import setup_test_environment
+from django.urls import reverse
+
+setup_test_environment()
+User.objects.create_superuser("ada", password="secret")
+site = Client(headers={"host": "localhost", "x-forwarded-proto": "https"})
+assert site.login(username="ada", password="secret")
+pages = ["admin:index"]
+pages += [
+    f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist"
+    for model in admin.site._registry
+]
+for page in pages:
+    assert site.get(reverse(page), follow=True).status_code == 200, page
+page = site.get(reverse("admin:cartrita_search_searchsettings_change", args=[1]))
+form = page.context["adminform"].form
+given = {name: form[name].value() or "" for name in form.fields}
+answer = site.post(page.request["PATH_INFO"], given | {"rrf_k": 61})
+assert answer.status_code == 302, answer.context["errors"]
+"""
+
+
+@pytest.mark.slow
+def test_the_image_s_command_serves_its_probes(
+    server: TcpPostgres,
+    application: dict[str, dict[str, str]],
+    redis: dict[str, str],
+    tmp_path: Path,
+) -> None:
     """gunicorn as the Dockerfile starts it, with settings as in production."""
     text = (ROOT / "Dockerfile").read_text()
     (command,) = re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)
@@ -434,26 +758,31 @@ def test_the_image_s_command_serves_its_probes(server: TcpPostgres, tmp_path: Pa
         "--bind=127.0.0.1:0" if argument.startswith("--bind") else argument
         for argument in json.loads(command)
     ]
-    environment = job_environment(server, tmp_path) | {
-        "SECRET_KEY": "k" * 50,
-        "ALLOWED_HOSTS": "localhost",
-        "TRUST_X_FORWARDED_PROTO": "true",
-        "STATIC_ROOT": str(tmp_path / "static"),
-    }
-    for step in ("collectstatic --noinput", "migrate --noinput"):
-        subprocess.run(
-            [sys.executable, "manage.py", *step.split()],
+    deployment = named(rendered("overlays/local"), "Deployment", "cartrita-web")
+    (container,) = pod_of(deployment)["spec"]["containers"]
+    environment = pod_environment(
+        container,
+        application | {"redis-secret": {"REDIS_PASSWORD": redis["REDIS_PASSWORD"]}},
+        server,
+        REDIS_PORT=redis["REDIS_PORT"],
+        STATIC_ROOT=str(tmp_path / "static"),
+    )
+    for step in (["collectstatic", "--noinput"], ["shell", "--verbosity=0", "-c", ADMIN]):
+        done = subprocess.run(
+            [sys.executable, "manage.py", *step],
             cwd=ROOT,
             env=environment,
             capture_output=True,
-            check=True,
+            text=True,
+            check=False,
         )
+        assert done.returncode == 0, done.stderr
     process = subprocess.Popen(
         arguments, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
+    said = ""
     try:
         assert process.stderr is not None
-        said = ""
         for line in process.stderr:
             said += line
             if found := re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", line):
@@ -461,10 +790,13 @@ def test_the_image_s_command_serves_its_probes(server: TcpPostgres, tmp_path: Pa
         else:
             raise AssertionError(said)
         site = HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
-        for path in ("/healthz", "/readyz"):
-            site.request("GET", path)
-            answer = site.getresponse()
-            assert (path, answer.status, answer.read() != b"") == (path, 200, True)
+        assert get(site, "/healthz") == (200, {"status": "ok"})
+        # A probe is answered in two seconds, ready or not, and comes again.
+        deadline = time.monotonic() + 60
+        while (ready := get(site, "/readyz"))[0] != 200:
+            assert time.monotonic() < deadline, ready
+        assert set(ready[1]["checks"].values()) == {"ok"}
+        assert "redis" in ready[1]["checks"]
         # A person comes by HTTPS, which the ingress ends; and the page's style is there.
         headers = {"Host": "localhost", "X-Forwarded-Proto": "https"}
         site.request("GET", "/admin/login/", headers=headers)
@@ -478,5 +810,14 @@ def test_the_image_s_command_serves_its_probes(server: TcpPostgres, tmp_path: Pa
         site.close()
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        said += process.communicate(timeout=60)[1]
     assert process.returncode == 0
+    # It may write nowhere but to /tmp, and wants to nowhere else.
+    assert "[ERROR]" not in said
+
+
+def get(site: HTTPConnection, path: str) -> tuple[int, Any]:
+    """The status, and what the JSON says."""
+    site.request("GET", path)
+    answer = site.getresponse()
+    return answer.status, json.loads(answer.read())

@@ -619,16 +619,21 @@ def test_the_granted_role_searches_and_writes_but_does_not_rebuild(
             application.execute("UPDATE search_settings SET rrf_k = 1")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             application.execute("TRUNCATE search_documents")
+        people = "SELECT count(*) FROM auth_user"
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            application.execute(people)
+        migrated.run("migrate", GRANT_ROLE=role, GRANT_SITE="true")
+        assert scalar(application, people) == 0
 
 
-def test_the_granted_role_runs_commands_and_the_admin(role: str, migrated: Database) -> None:
+def test_the_site_s_role_runs_commands_and_the_admin(role: str, migrated: Database) -> None:
     application = Database(migrated.parameters | {"user": quote(role)}, migrated.manage)
     refused = application.run("search", "tea", "--keyword-only")
     assert refused.returncode == 1
     assert "permission denied" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
 
-    migrated.migrate(GRANT_ROLE=role)
+    migrated.migrate(GRANT_ROLE=role, GRANT_SITE="true")
     for arguments in (
         ("migrate", "--check"),
         ("createsuperuser", "--noinput", "--username=ann", "--email=ann@example.org"),

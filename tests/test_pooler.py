@@ -120,9 +120,10 @@ def test_a_pool_serves_more_threads_than_it_has_connections(pg: psycopg.Connecti
         return found
 
     close_old_connections()
+    the_pool().pop_stats()  # what other tests have counted
     with ThreadPoolExecutor(6) as threads:
         assert list(threads.map(requests, range(6))) == [10 * 3 * 5] * 6
-    assert the_pool().get_stats()["connections_num"] <= 2
+    assert the_pool().get_stats().get("connections_num", 0) <= 2
 
 
 def test_a_connection_of_the_pool_that_broke_is_no_ones_trouble(pg: psycopg.Connection) -> None:

@@ -14,9 +14,10 @@ from django.conf import settings as django_settings
 from django.core.cache import caches
 from django.test import Client
 from django.urls import reverse
+from prometheus_client import REGISTRY
 from redis import ConnectionError as RedisConnectionError
 
-from cartrita_search import metrics, retrieval
+from cartrita_search import guarded_redis, metrics, retrieval
 from cartrita_search.cache import GuardedRedisCache, breaker_state
 from cartrita_search.guarded_redis import Breaker, BreakerOpen, State
 from tests.postgres import upsert
@@ -165,11 +166,11 @@ class Redis:
 
     def lock(self) -> None:
         self.configure(requirepass="other")
-        with self.server.client("other") as client:
+        with self.server.client(password="other") as client:
             client.client_kill_filter(_type="normal", skipme=True)
 
     def unlock(self) -> None:
-        with self.server.client("other") as client:
+        with self.server.client(password="other") as client:
             client.config_set("requirepass", "")
 
     def configure(self, **options: str) -> None:
@@ -178,17 +179,20 @@ class Redis:
                 client.config_set(name, value)
 
 
-FAULTS: dict[str, tuple[Callable[[Redis], None], Callable[[Redis], None]]] = {
-    "refusing": (Redis.kill, Redis.start),
-    "hanging": (Redis.silence, Redis.speak),
-    "full": (Redis.fill, Redis.empty),
-    "read-only": (Redis.demote, Redis.promote),
-    "wrong password": (Redis.lock, Redis.unlock),
+#: What breaks it, what mends it, and the error that is recorded.
+FAULTS: dict[str, tuple[Callable[[Redis], None], Callable[[Redis], None], str]] = {
+    "refusing": (Redis.kill, Redis.start, "ConnectionError"),
+    "hanging": (Redis.silence, Redis.speak, "TimeoutError"),
+    "full": (Redis.fill, Redis.empty, "OutOfMemoryError"),
+    "read-only": (Redis.demote, Redis.promote, "ReadOnlyError"),
+    "wrong password": (Redis.lock, Redis.unlock, "AuthenticationError"),
 }
 
 
 @pytest.fixture
-def redis(settings: Any) -> Iterator[Redis]:
+def redis(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redis]:
+    # Those of other tests' servers may be open, which the metrics would tell.
+    monkeypatch.setattr(guarded_redis, "_breakers", {})
     with redis_behind_proxy() as (server, proxy):
         settings.CACHES = caches_at(proxy.url, settings.CACHES)
         settings.CARTRITA_SEARCH = settings.CARTRITA_SEARCH | {"CACHE_SECONDS": 300}
@@ -196,10 +200,22 @@ def redis(settings: Any) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def hits(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    found: list[bool] = []
-    monkeypatch.setattr(metrics, "record", lambda metric: found.append(metric.cache_hit))
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str | bool]:
+    """Of each search the error for which it went past Redis, or else whether it was a hit."""
+    found: list[str | bool] = []
+
+    def record(metric: metrics.SearchMetric) -> None:
+        failure = metric.details.get("redis_failure", metric.cache_hit)
+        assert isinstance(failure, str | bool)
+        found.append(failure)
+
+    monkeypatch.setattr(metrics, "record", record)
     return found
+
+
+def figure(name: str, **labels: str) -> float:
+    """What Prometheus is told."""
+    return REGISTRY.get_sample_value(f"cartrita_search_cache_{name}", labels) or 0.0
 
 
 def let_the_interval_pass() -> None:
@@ -218,18 +234,19 @@ def tea() -> list[str]:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_searches_and_logged_in_pages_go_on_and_redis_is_used_again_when_it_is_back(  # noqa: PLR0917
     redis: Redis,
-    hits: list[bool],
+    recorded: list[str | bool],
     pg: psycopg.Connection,
     admin_client: Client,
     caplog: pytest.LogCaptureFixture,
     fault: str,
 ) -> None:
-    breaks, mends = FAULTS[fault]
+    breaks, mends, error = FAULTS[fault]
     page = reverse("admin:index")
     upsert(pg, "1", [1, 0], p_title="Tea", p_content="Steep tea.")
     assert tea() == tea() == ["Steep tea."]
     assert admin_client.get(page).status_code == 200
-    assert hits == [False, True]
+    assert recorded == [False, True]
+    errors = figure("events_total", event="error")
 
     breaks(redis)
     pg.execute("UPDATE search_documents SET content = 'Iced tea.'")
@@ -242,18 +259,21 @@ def test_searches_and_logged_in_pages_go_on_and_redis_is_used_again_when_it_is_b
         assert breaker_state() == "half-open"
         assert tea() == ["Iced tea."]
         assert breaker_state() == "open"
+        assert figure("breaker_open") == 1
         # A session whose end Redis was not told must not come back with Redis.
         ended = admin_client.cookies[django_settings.SESSION_COOKIE_NAME].value
         admin_client.logout()
     assert len(caplog.records) == 1  # once an outage, not once a search
-    assert not any(hits[2:])
+    assert recorded[2:] == [error] * 3
+    assert figure("events_total", event="error") == errors + 3
 
     mends(redis)
     let_the_interval_pass()
     assert tea() == ["Iced tea."]
     assert breaker_state() == "closed"
+    assert figure("breaker_open") == 0
     assert tea() == ["Iced tea."]
-    assert hits[-1]
+    assert recorded[-1] is True
     admin_client.cookies[django_settings.SESSION_COOKIE_NAME] = ended
     assert admin_client.get(page).status_code == 302  # to the login
 
@@ -261,7 +281,7 @@ def test_searches_and_logged_in_pages_go_on_and_redis_is_used_again_when_it_is_b
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("clean_tables")
 def test_a_restart_while_nobody_asked_is_not_even_a_failure(
-    redis: Redis, hits: list[bool], pg: psycopg.Connection
+    redis: Redis, recorded: list[str | bool], pg: psycopg.Connection
 ) -> None:
     upsert(pg, "1", [1, 0], p_title="Tea", p_content="Steep tea.")
     tea()
@@ -270,7 +290,18 @@ def test_a_restart_while_nobody_asked_is_not_even_a_failure(
     tea()
     tea()
     assert breaker_state() == "closed"
-    assert hits == [False, False, True]
+    assert recorded == [False, False, True]
+
+
+def test_what_only_sessions_meet_is_in_the_metrics_too(redis: Redis, settings: Any) -> None:
+    settings.CARTRITA_SEARCH = settings.CARTRITA_SEARCH | {"CACHE_SECONDS": 0}
+    redis.kill()
+    caches["default"].get("key")
+    assert figure("breaker_open") == 1
+    redis.start()
+    let_the_interval_pass()
+    caches["default"].get("key")
+    assert figure("breaker_open") == 0
 
 
 @pytest.mark.parametrize("alias", ["default", "search"])
@@ -283,6 +314,9 @@ def test_no_method_of_the_cache_raises_without_redis(settings: Any, alias: str) 
     assert not cache.add("key", 1)
     assert not cache.delete("key")
     assert not cache.has_key("key")
+    assert not cache.touch("key", 60)
+    assert not cache.incr("key")
+    assert cache.get_or_set("key", 1) == 1
     cache.set_many({"key": 1})
     cache.clear()
     assert breaker_state(alias) == "open"

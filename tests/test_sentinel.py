@@ -20,7 +20,7 @@ from django.urls import reverse
 from environ import Env
 
 from cartrita_search.sessions import key_hash, revoke_user
-from tests.redis_servers import StartRedis, UseRedis, until
+from tests.redis_server import StartRedis, UseRedis, until
 
 SETTINGS = django_settings.BASE_DIR / "cartrita" / "settings.py"
 
@@ -163,7 +163,7 @@ def tls(folder: Path) -> list[str]:
     return [
         *("--port", "0", "--tls-port", "{port}", "--tls-auth-clients", "no"),
         *("--tls-cert-file", str(folder / "cert.pem"), "--tls-key-file", str(folder / "key.pem")),
-        *("--tls-ca-cert-file", str(folder / "ca.pem"), "--save", ""),
+        *("--tls-ca-cert-file", str(folder / "ca.pem")),
     ]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
 
+import psycopg
 import pytest
 from asgiref.sync import async_to_sync
 from django.contrib.admin.models import LogEntry
@@ -18,7 +20,7 @@ from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.models import Session
 from django.core.cache import cache
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, connections
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client
 from django.test.utils import CaptureQueriesContext
@@ -39,7 +41,8 @@ from cartrita_search.sessions import (
     revoke_user,
     store,
 )
-from tests.redis_servers import StartRedis, UseRedis, until
+from tests.postgres import scalar
+from tests.redis_server import UseRedis, redis_behind_proxy, until
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
 
@@ -235,6 +238,77 @@ def test_a_logout_holds_that_redis_never_heard_of(
     client.cookies["sessionid"] = key
     assert not logged_in(client)
     assert RedisSession.objects.get().revoked_at is not None
+
+
+class Interrupted(SessionStore):
+    """A session that is read from the database while something else happens."""
+
+    __qualname__ = SessionStore.__qualname__  # what is signed is signed for that class
+
+    def __init__(self, key: str, meanwhile: Callable[[SessionStore], None]) -> None:
+        super().__init__(key)
+        self._meanwhile = meanwhile
+
+    def decode(self, session_data: bytes | str) -> Any:
+        data = super().decode(session_data)
+        self._meanwhile(SessionStore(self.session_key))
+        return data
+
+
+def test_what_was_read_from_the_database_takes_nothing_back_in_redis(browser: Browser) -> None:
+    def save(session: SessionStore) -> None:
+        session["seen"] = 2
+        session.save()
+
+    key = key_of(browser())
+    cache.clear()
+    Interrupted(key, save).load()
+    assert SessionStore(key)["seen"] == 2
+    cache.clear()
+    Interrupted(key, SessionStore.delete).load()
+    assert cache.get(in_redis(key)) is None
+    assert SessionStore(key).load() == {}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("clean_tables")
+def test_a_logout_while_another_request_saves_the_session_holds(
+    browser: Browser, pg: psycopg.Connection
+) -> None:
+    class Saving(SessionStore):
+        """Another request logs out just before Redis is told what was saved."""
+
+        __qualname__ = SessionStore.__qualname__
+
+        def _entry(self, *arguments: Any) -> Any:
+            thread.start()
+            until(lambda: not thread.is_alive() or blocked())
+            return super()._entry(*arguments)
+
+    def blocked() -> bool:
+        return bool(
+            scalar(
+                pg,
+                "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                " AND query LIKE 'DELETE FROM \"django_session\"%%')",
+            )
+        )
+
+    def log_out() -> None:
+        try:
+            SessionStore(key).delete()
+        finally:
+            connections.close_all()
+
+    key = key_of(browser())
+    thread = threading.Thread(target=log_out)
+    saving = Saving(key)
+    saving._session_cache = {**saving.load(), "seen": 1}  # type: ignore[attr-defined]
+    saving.save()
+    thread.join(30)
+    assert cache.get(in_redis(key)) is None
+    assert SessionStore(key).load() == {}
+    assert not RedisSession.objects.exists()
 
 
 def test_a_user_agent_that_jsonb_cannot_hold_is_taken_without_it(browser: Browser) -> None:
@@ -453,6 +527,14 @@ def test_what_somebody_else_wrote_among_other_data_is_not_there(value: Any) -> N
     assert fetch("chat", "42", "nothing") == "nothing"
 
 
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
+def test_metadata_that_jsonb_cannot_hold_are_refused(text: str) -> None:
+    store("chat", "42", text, 60)
+    with pytest.raises(InvalidArgument):
+        store("chat", "42", "another", 60, metadata={"title": text})
+    assert fetch("chat", "42") == text
+
+
 def test_what_redis_lost_or_has_expired_is_not_there() -> None:
     store("chat", "42", ["hello"], 60)
     cache.clear()
@@ -476,6 +558,7 @@ def test_what_redis_lost_or_has_expired_is_not_there() -> None:
         (("chat", "42", 1, True), "TTL must be"),
         (("chat", "42", 1, 1.5), "TTL must be"),
         (("chat", "42", 1, 10**10), "TTL must be"),
+        (("chat", "4\ud800", 1, 60), "key must be a text"),
         (("chat", "42", {1, 2}, 60), "nothing that JSON can say"),
         (("chat", "42", float("nan"), 60), "nothing that JSON can say"),
     ],
@@ -513,31 +596,31 @@ def test_without_redis_people_log_in_work_and_log_out(browser: Browser, ada: Use
 @pytest.mark.slow
 @pytest.mark.parametrize("outage", ["hangs", "is killed, and starts with an older state"])
 def test_a_revocation_holds_while_redis_is_away_and_when_it_is_back(
-    outage: str, browser: Browser, ada: User, start_redis: StartRedis, use_redis: UseRedis
+    outage: str, browser: Browser, ada: User, use_redis: UseRedis
 ) -> None:
-    server = start_redis()
-    use_redis(f"redis://127.0.0.1:{server.port}/0")
-    client = browser()
-    key = key_of(client)
-    with closing(server.client()) as asked:
-        asked.save()
-    if outage == "hangs":
-        server.hang()
-    else:
-        server.kill()
-    assert logged_in(client)
-    revoke_user(ada)
-    assert not logged_in(client)
-
-    if outage == "hangs":
-        server.go_on()
-    else:
-        server.start()
+    with redis_behind_proxy() as (server, proxy):
+        use_redis(proxy.url)
+        client = browser()
+        key = key_of(client)
         with closing(server.client()) as asked:
-            assert asked.exists(cache.make_key(in_redis(key))) == 1
-    client.cookies["sessionid"] = key
-    until(lambda: cache.get_or_set("back", "yes") and "back" in cache)
-    assert not logged_in(client)
+            asked.save()
+        if outage == "hangs":
+            proxy.silence()
+        else:
+            server.kill()
+        assert logged_in(client)
+        revoke_user(ada)
+        assert not logged_in(client)
+
+        if outage == "hangs":
+            proxy.speak()
+        else:
+            server.start()
+            with closing(server.client()) as asked:
+                assert asked.exists(cache.make_key(in_redis(key))) == 1
+        client.cookies["sessionid"] = key
+        until(lambda: cache.get_or_set("back", "yes") and "back" in cache)
+        assert not logged_in(client)
 
 
 @pytest.mark.usefixtures("dead_redis")

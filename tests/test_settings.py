@@ -6,6 +6,8 @@ import ast
 import os
 import re
 import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,6 +196,26 @@ def test_a_url_wins_over_parts(load: Load) -> None:
     assert loaded["DATABASES"]["default"]["HOST"] == "one"
 
 
+def test_a_url_of_the_file_does_not_silently_win_over_a_server_of_the_environment(
+    load: Load, tmp_path: Path
+) -> None:
+    file = tmp_path / "env"
+    file.write_text("DEBUG=true\nDATABASE_URL=postgres://one/db\n")
+    done = subprocess.run(
+        [sys.executable, "manage.py", "migrate"],
+        cwd=settings.BASE_DIR,
+        env={"PATH": os.environ["PATH"], "ENV_FILE": str(file), "POSTGRES_PORT": "55432"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert "DATABASE_URL" in done.stderr
+    parts = load(ENV_FILE=str(file), POSTGRES_HOST="localhost", DATABASE_URL="")
+    assert parts["DATABASES"]["default"]["HOST"] == "localhost"
+    assert load(ENV_FILE=str(file))["DATABASES"]["default"]["HOST"] == "one"
+
+
 def test_replicas_are_databases_that_searches_go_to(load: Load) -> None:
     loaded = load(
         DEBUG="true",
@@ -327,6 +349,7 @@ def test_search_settings_come_from_the_environment(load: Load) -> None:
         CACHE_SECONDS="0",
         CACHE_MAX_BYTES="5000",
         GRANT_ROLE="app",
+        GRANT_SITE="true",
         MIGRATE_DATABASE_URL="postgres://db/name",
         FORCE_MIGRATION="true",
         V1_TABLES='[{"table": "notes", "content": "body"}]',
@@ -348,6 +371,7 @@ def test_search_settings_come_from_the_environment(load: Load) -> None:
         "CACHE_SECONDS": 0,
         "CACHE_MAX_BYTES": 5000,
         "GRANT_ROLE": "app",
+        "GRANT_SITE": True,
         "DIRECT_DATABASE_URL": "postgres://db/name",
         "FORCE_MIGRATION": True,
         "V1_TABLES": [{"table": "notes", "content": "body"}],

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from ..cache import NAMESPACES, invalidate
+from ..errors import SearchError
 from ..models import CacheInvalidation
 from .base import LargeTable, ModelForm, ReadOnly
 
@@ -47,7 +49,7 @@ class InvalidationForm(ModelForm):
 
 @admin.register(CacheInvalidation)
 class CacheInvalidationAdmin(ReadOnly, LargeTable):
-    """The latest first. A block range index on the time serves the filter by date."""
+    """The latest first. An index on the time serves the filter by date."""
 
     list_display = (
         "created_at",
@@ -57,6 +59,25 @@ class CacheInvalidationAdmin(ReadOnly, LargeTable):
         "invalidated_by",
     )
     list_filter = ("created_at",)
+    actions = ("invalidate_again",)
+
+    @admin.action(description="Invalidate the same again", permissions=["add"])
+    def invalidate_again(
+        self, request: HttpRequest, queryset: QuerySet[CacheInvalidation]
+    ) -> None:
+        """What the selected rows name, each once."""
+        named = dict.fromkeys(queryset.order_by("id").values_list("cache_key", "cache_namespace"))
+        for key, namespace in named:
+            try:
+                invalidate(
+                    **_target(key, namespace or ""),
+                    reason="again, by hand",
+                    by=request.user.get_username(),
+                )
+            except SearchError as error:
+                self.message_user(request, str(error), messages.ERROR)
+            else:
+                self.message_user(request, f"Invalidated: {key or namespace}.")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         # Adding a row is invalidating; as for any model, it takes the permission to add.
@@ -85,3 +106,13 @@ class CacheInvalidationAdmin(ReadOnly, LargeTable):
             by=request.user.get_username(),
         )
         obj.pk, obj.cache_namespace = row.pk, row.cache_namespace
+
+
+def _target(key: str | None, namespace: str) -> dict[str, Any]:
+    """The argument of `invalidate` that left such a row."""
+    if key is not None:
+        return {"key": key}
+    kind, _, name = namespace.partition(":")
+    if kind == "user" and name.removeprefix("-").isdecimal():
+        return {"user": int(name)}
+    return {"source": name} if kind == "source" else {"namespace": namespace}

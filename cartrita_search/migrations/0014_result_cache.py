@@ -1,5 +1,6 @@
 """Generations of cached search results."""
 
+import django.db.models.functions.math
 from django.db import migrations, models
 
 from cartrita_search.migration_operations import RecordMigration, RunSQLFile
@@ -11,6 +12,7 @@ class Migration(migrations.Migration):
     operations = [
         RunSQLFile("cache/search_generations.v1.sql"),
         RunSQLFile("cache/generation_slots.v1.sql"),
+        RunSQLFile("cache/sweep_generations.v1.sql"),
         RunSQLFile("cache/advance_generation.v1.sql"),
         RunSQLFile("cache/search_generation.v1.sql"),
         RunSQLFile("cache/invalidate_search_cache.v1.sql"),
@@ -23,11 +25,7 @@ class Migration(migrations.Migration):
                 ("revision", models.BigAutoField(primary_key=True, serialize=False)),
                 (
                     "stamp",
-                    models.UUIDField(
-                        db_default=models.Func(
-                            function="GEN_RANDOM_UUID", output_field=models.UUIDField()
-                        )
-                    ),
+                    models.FloatField(db_default=django.db.models.functions.math.Random()),
                 ),
             ],
             options={

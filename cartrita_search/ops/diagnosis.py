@@ -52,6 +52,8 @@ class Thresholds:
     bloat_bytes: int = 50 << 20
     #: search_performance_metrics and cache_invalidation_log, each.
     history_bytes: int = 5 << 30
+    #: How far back it is told that searches went past Redis.
+    redis_minutes: int = 15
     lag_bytes: int = 64 << 20
     lag_seconds: float = 30.0
     transaction_seconds: float = 3600.0

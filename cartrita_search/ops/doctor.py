@@ -383,17 +383,27 @@ def _redis_servers() -> Iterator[tuple[str, Any]]:
         yield ", ".join(names), clients[server]
 
 
-@rule("D018", "warning", "Redis does not answer")
-def _unreachable_redis(patient: Patient) -> Iterator[Evidence]:
+def _mends_redis(failure: str) -> str:
+    """By the class of Redis' error."""
+    if failure == "OutOfMemoryError":
+        return "redis-cli CONFIG SET maxmemory-policy volatile-lru (or a larger maxmemory)"
+    if failure == "ReadOnlyError":
+        return "redis-cli REPLICAOF NO ONE (or let REDIS_URL name the primary)"
+    return "redis-cli ping (check REDIS_URL, and that the server runs)"
+
+
+@rule("D018", "warning", "Redis does not answer, or takes no writes")
+def _unusable_redis(patient: Patient) -> Iterator[Evidence]:
     from redis import RedisError
 
     for names, client in _redis_servers():
         try:
-            client.ping()
+            # What the breaker tries: one that is full, or a replica by now, answers PING.
+            client.set("cartrita:breaker", b"1", px=1000)
         except RedisError as error:
             yield (
                 f"The cache {names}: {error} Searches are answered by PostgreSQL alone.",
-                "redis-cli ping (check REDIS_URL, and that the server runs)",
+                _mends_redis(type(error).__name__),
             )
 
 
@@ -575,4 +585,29 @@ def _connections(patient: Patient) -> Iterator[Evidence]:
             f"{used} of {most} connections are in use.",
             "SELECT usename, application_name, state, count(*) FROM pg_stat_activity"
             " GROUP BY 1, 2, 3 ORDER BY 4 DESC; (then a pooler, or fewer workers)",
+        )
+
+
+# --- What the site's processes have met ---------------------------------------
+
+
+@rule("D026", "warning", "Searches went past Redis")
+def _searches_past_redis(patient: Patient) -> Iterator[Evidence]:
+    # Breakers are in the processes that search; what these did is in the record of searches.
+    minutes = patient.thresholds.redis_minutes
+    ((searches, past, failure, age),) = patient.rows(
+        "SELECT count(*), count(failure),"
+        " (array_agg(failure ORDER BY created_at DESC) FILTER (WHERE failure IS NOT NULL))[1],"
+        " extract(epoch FROM clock_timestamp()"
+        " - max(created_at) FILTER (WHERE failure IS NOT NULL))::float8"
+        " FROM (SELECT created_at, metadata ->> 'redis_failure' AS failure"
+        " FROM search_performance_metrics"
+        " WHERE created_at > now() - make_interval(mins => %s)) AS recent",
+        [minutes],
+    )
+    if past:
+        yield (
+            f"{past} of {searches} searches in the last {minutes} minutes went past Redis: the"
+            f" breaker was open. The latest {duration(max(0.0, age))} ago, after a {failure}.",
+            _mends_redis(failure),
         )

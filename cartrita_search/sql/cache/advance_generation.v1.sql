@@ -11,46 +11,31 @@
 --            with a lock on the slot's row. Nor does it ever fail to serialise.
 -- Volatility VOLATILE.
 
+-- Every writer pays for each line, once a transaction. So nothing is SET, and names are
+-- written in full instead.
+
 CREATE FUNCTION public.advance_generation(p_namespace text)
 RETURNS void
 LANGUAGE plpgsql
-SET search_path = public, pg_temp
--- The plans must stay index scans when the table is larger than now.
-SET enable_seqscan = off
 AS $$
 DECLARE
-    _slots CONSTANT smallint := generation_slots(p_namespace);
-    _slot smallint;
+    _slots CONSTANT smallint := public.generation_slots(p_namespace);
+    -- After the last one, if none is free.
+    _slot smallint := _slots;
     _revision bigint;
 BEGIN
     FOR _i IN 1.._slots LOOP
         -- Sessions begin at different ones.
-        _slot := (pg_backend_pid() + _i) % _slots;
-        CONTINUE WHEN NOT pg_try_advisory_xact_lock(hashtext(p_namespace), _slot);
-        -- The revision is drawn with the lock held: it is the slot's highest.
-        INSERT INTO search_generations (namespace, slot) VALUES (p_namespace, _slot)
-        RETURNING revision INTO _revision;
-        IF _revision % 64 = 0 AND current_setting('transaction_isolation') = 'read committed' THEN
-            -- Seldom from the first: deleted ones may be there still, for somebody's old
-            -- snapshot, and each would be stepped over.
-            DELETE FROM search_generations AS g
-            WHERE g.namespace = p_namespace AND g.slot = _slot AND g.revision < _revision
-                AND g.revision >= CASE WHEN _revision % 4096 = 0 THEN 0 ELSE _revision - 65536 END;
+        IF pg_try_advisory_xact_lock(hashtext(p_namespace), (pg_backend_pid() + _i) % _slots) THEN
+            _slot := (pg_backend_pid() + _i) % _slots;
+            EXIT;
         END IF;
-        RETURN;
     END LOOP;
-
-    INSERT INTO search_generations (namespace, slot) VALUES (p_namespace, _slots)
+    -- The revision is drawn with the lock held: it is the slot's highest.
+    INSERT INTO public.search_generations (namespace, slot) VALUES (p_namespace, _slot)
     RETURNING revision INTO _revision;
-    -- This row tells what is from what was, so the others can go: now and then, and but
-    -- for those that somebody else is sweeping up.
-    IF _revision % 64 = 0 AND current_setting('transaction_isolation') = 'read committed' THEN
-        DELETE FROM search_generations AS g
-        WHERE g.ctid = ANY (ARRAY(
-            SELECT x.ctid FROM search_generations AS x
-            WHERE x.namespace = p_namespace AND x.slot = _slots AND x.revision <> _revision
-            FOR UPDATE SKIP LOCKED
-        ));
+    IF _revision % 64 = 0 THEN
+        PERFORM public.sweep_generations(p_namespace, _slot, _revision);
     END IF;
 END;
 $$;

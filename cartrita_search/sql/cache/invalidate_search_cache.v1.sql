@@ -3,9 +3,10 @@
 -- Promises   advance_generation(namespace), and a row in cache_invalidation_log that says
 --            why, by whom (default the role) and when. Both come with the commit.
 --            Returns the row's id.
---            Namespaces that searches look at: 'identity' (all of them), 'documents',
---            'models', 'configs' (searches for a person), 'user:<id>', 'source:<name>'
---            (searches restricted to that source), 'sources' (those that are not).
+--            The namespaces are those that searches look at: 'identity' (all of them),
+--            'documents', 'models', 'configs' (searches for a person), 'user:<id>',
+--            'sources' (searches that are not restricted to sources), 'source:<name>'
+--            (searches restricted to that source, and those of 'sources'). SE008 for others.
 -- Called by  cache.py; operators in psql.
 -- Locks      see advance_generation(): none that anybody waits for.
 -- Volatility VOLATILE.
@@ -23,7 +24,15 @@ AS $$
 DECLARE
     _id bigint;
 BEGIN
+    IF p_namespace !~ '^(identity|documents|models|configs|sources|user:-?[0-9]+|source:.+)$' THEN
+        RAISE EXCEPTION 'There is no namespace "%".', left(p_namespace, 200)
+            USING ERRCODE = 'SE008',
+            HINT = 'Nothing was changed. There are identity, documents, models, configs, sources, user:<id>, source:<name>.';
+    END IF;
     PERFORM advance_generation(p_namespace);
+    IF starts_with(p_namespace, 'source:') THEN
+        PERFORM advance_generation('sources');
+    END IF;
     INSERT INTO cache_invalidation_log (cache_namespace, invalidation_reason, invalidated_by, metadata)
     VALUES (p_namespace, p_reason, coalesce(p_invalidated_by, current_user), p_metadata)
     RETURNING id INTO _id;

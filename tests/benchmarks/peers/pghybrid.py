@@ -33,9 +33,12 @@ class Pghybrid(Store):
     writes = False
 
     def create(self) -> None:
-        self.pg = psycopg.connect(**self.server._asdict(), autocommit=True)
+        self.connect()
         self.pg.execute("DROP TABLE IF EXISTS peer_pghybrid")
         self.pg.execute(TABLE)
+
+    def connect(self) -> None:
+        self.pg = psycopg.connect(**self.server._asdict(), autocommit=True)
         self.pg.execute("SELECT set_config('hnsw.ef_search', %s, false)", [str(EF_SEARCH)])
         self.search = for_psycopg(
             self.pg,
@@ -65,8 +68,7 @@ class Pghybrid(Store):
             self.pg.execute(statement)
 
     def vector(self, query: Any, k: int) -> list[str]:
-        # Without words the pool need not be larger than the answer.
-        found = self.search.search(embedding=query, limit=k, candidate_limit=k)
+        found = self.search.search(embedding=query, limit=k)
         return [hit.id for hit in found]
 
     def hybrid(self, name: str, text: str, query: Any, k: int) -> list[str]:
