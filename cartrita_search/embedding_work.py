@@ -29,6 +29,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from .db import MAXIMUM_DIMENSIONS
 from .embedders import Embedder, Vector, get_embedder, unit_vectors
 from .errors import (
     DimensionMismatch,
@@ -192,6 +193,12 @@ def sync_embeddings(
 
 def _register(embedder: Embedder, using: str) -> datetime:
     """Make sure that the vectors will fit the model; returns the database's time."""
+    if not 1 <= embedder.dimensions <= MAXIMUM_DIMENSIONS:
+        raise DimensionMismatch(
+            f"The embedder makes vectors of {embedder.dimensions} dimensions; pgvector holds 1 to "
+            f"{MAXIMUM_DIMENSIONS}.",
+            "Nothing was changed. Give other dimensions in EMBEDDER_OPTIONS.",
+        )
     with search_errors(), connections[using].cursor() as cursor:
         cursor.execute(
             "SELECT dimensions, clock_timestamp() FROM register_embedding_model(%s, %s)",

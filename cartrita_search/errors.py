@@ -262,9 +262,10 @@ def search_errors() -> Iterator[None]:
         if known is not None:
             raise known from error
         if isinstance(error, DataError):
+            diagnostic = getattr(error.__cause__, "diag", None)
+            said = getattr(diagnostic, "message_primary", None) or error  # without its CONTEXT
             raise InvalidArgument(
-                f"PostgreSQL cannot take an argument: {error}".strip() + ".",
-                "Nothing was changed.",
+                f"PostgreSQL cannot take an argument: {said}.", "Nothing was changed."
             ) from error
         raise
     except UnicodeEncodeError as error:

@@ -44,6 +44,7 @@ from typing import IO, Any, Literal, NoReturn, cast
 
 from django.db import DEFAULT_DB_ALIAS, transaction
 
+from .db import MAXIMUM_DIMENSIONS
 from .errors import InvalidArgument, UnknownModel, UnreadableInput, search_errors
 from .ingest import (
     BATCH_SIZE,
@@ -131,6 +132,8 @@ class LoadReport:
     passed_over: list[str] = field(default_factory=list)
     #: The report of the index build, where the load ended with one.
     index: str = ""
+    #: The model of the file's vectors, where the database did not know it before.
+    new_model: str | None = None
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -568,12 +571,14 @@ class _Load:
         self.using = using
         self.report = LoadReport()
         self.model = model
+        self.is_known = False
         #: Of the model; None: it is not there yet, or none is the default.
         self.dimensions: int | None = None
         models = EmbeddingModel.objects.using(using)
         found = models.filter(name=model) if model else models.filter(is_default=True)
         for registered in found:
             self.model, self.dimensions = registered.name, registered.dimensions
+            self.is_known = True
         # A database without a name is a temporary file of SQLite's own.
         self.lines = sqlite3.connect("")
         self.lines.execute(
@@ -620,9 +625,9 @@ class _Load:
                 f"Line {line} has a vector, but no model is named and there is no default model.",
                 "Name the model that made it.",
             )
-        if self.dimensions is None:
+        if self.dimensions is None and len(item.embedding) <= MAXIMUM_DIMENSIONS:
             self.dimensions = len(item.embedding)
-        if len(item.embedding) != self.dimensions:
+        if self.dimensions is not None and len(item.embedding) != self.dimensions:
             return UnreadableInput(
                 f"Line {line}: the vector has {len(item.embedding)} dimensions, "
                 f'but model "{self.model}" has {self.dimensions}.'
@@ -662,4 +667,6 @@ class _Load:
         report.duplicates = report.documents - keys
         report.refusals = sorted(report.refusals, key=lambda it: it.line)[:KEPT_REFUSALS]
         report.passed_over = list(self.file.passed_over)
+        if self.dimensions is not None and not self.is_known:
+            report.new_model = self.model
         return report

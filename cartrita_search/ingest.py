@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
@@ -23,7 +24,6 @@ from . import replicas
 from .errors import (
     DimensionMismatch,
     InvalidArgument,
-    RebuildInProgress,
     SearchError,
     ZeroVector,
     search_errors,
@@ -290,19 +290,22 @@ def delete_source(source_table: str, *, using: str = DEFAULT_DB_ALIAS) -> int:
 def prune_source(source_table: str, keep: Iterable[str], *, using: str = DEFAULT_DB_ALIAS) -> int:
     """Delete the source's documents whose source_id is not in `keep`; returns how many.
 
-    Any iterable, of which one id at a time is held in memory. An empty one deletes all.
-    Where `keep` raises nothing is deleted.
+    Any iterable, of which a batch of ids is held in memory; it may read from this very
+    database. An empty one deletes all. Where `keep` raises nothing is deleted.
     """
     connection = connections[using]
     with search_errors(), transaction.atomic(using=using), connection.cursor() as cursor:
         cursor.execute("CREATE TEMPORARY TABLE ingest_keep (source_id text) ON COMMIT DROP")
-        with (
-            connection.wrap_database_errors,
-            cursor.copy("COPY pg_temp.ingest_keep FROM STDIN (FORMAT binary)") as copy,
-        ):
-            copy.set_types(["text"])
-            for source_id in keep:
-                copy.write_row((_text(source_id, "source_id"),))
+        ids = iter(keep)
+        # Asked for between COPYs: while one is open its connection does nothing else.
+        while batch := [_text(source_id, "source_id") for source_id in islice(ids, BATCH_SIZE)]:
+            with (
+                connection.wrap_database_errors,
+                cursor.copy("COPY pg_temp.ingest_keep FROM STDIN (FORMAT binary)") as copy,
+            ):
+                copy.set_types(["text"])
+                for source_id in batch:
+                    copy.write_row((source_id,))
         cursor.execute("ANALYZE pg_temp.ingest_keep")
         cursor.execute(
             "DELETE FROM search_documents AS d WHERE d.source_table = %s AND NOT EXISTS "
@@ -671,7 +674,7 @@ class _Load:
             return
         if not self.deferred:
             if self._wants_its_first_index():
-                self.report.index = self.finish(self.model, using=self.using)
+                self._build("vector searches compare all of them until")
             return
         if self.index == "auto":
             # Fewer were new than expected: the index takes them in as they are.
@@ -681,14 +684,17 @@ class _Load:
                 if count <= self._few:
                     cursor.execute(_PUBLISH, [self.model])
                     return
+        self._build("vector searches find the new ones once")
+
+    def _build(self, meanwhile: str) -> None:
+        """The index over all; where it cannot be had that is said, and the rows are stored."""
         try:
             self.report.index = self.finish(self.model, using=self.using)
-        except RebuildInProgress as error:
-            raise RebuildInProgress(
+        except SearchError as error:
+            raise type(error)(
                 error.message,
-                "All rows are stored; vector searches find the new ones once "
-                f"rebuild_vector_indexes('{self.model}') has run. "
-                + error.hint.removeprefix("Nothing was changed. "),
+                f"All rows are stored; {meanwhile} rebuild_vector_indexes('{self.model}') has "
+                f"run. {error.hint.removeprefix('Nothing was changed. ')}",
             ) from error
 
     def _wants_its_first_index(self) -> bool:
@@ -740,9 +746,13 @@ def _text(value: str, name: str) -> str:
 
 
 def _tags(tags: Sequence[str]) -> bytes:
-    if isinstance(tags, str):
-        raise InvalidArgument(f"tags is one text, not a list of them: {tags!r:.100}.")
-    texts = [_text(tag, "a tag").encode() for tag in tags]
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise InvalidArgument(f"tags is not a list of texts: {tags!r:.100}.")
+    texts = []
+    for tag in tags:
+        texts.append(_text(tag, "a tag").encode())
+        if len(tag) > 500:  # an entry of the index on tags holds some 2,700 bytes
+            raise InvalidArgument(f"A tag has up to 500 characters; one has {len(tag)}.")
     parts = [struct.pack(">iiiii", 1, 0, 25, len(texts), 1)]
     for text in texts:
         parts += struct.pack(">i", len(text)), text

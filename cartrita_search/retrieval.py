@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from datetime import datetime
 from functools import partial
@@ -224,6 +224,12 @@ class _Answer(NamedTuple):
 def _run(query: _Query, options: Options) -> list[Hit]:
     """Search, re-rank if asked to, cut out the page, and leave a row in the metrics."""
     started = time.perf_counter()
+    # One that is misspelt would not restrict the search.
+    for name in options.keys() - Options.__optional_keys__:
+        raise InvalidArgument(
+            f"A search has no option {name!r}.",
+            f"There are: {', '.join(sorted(Options.__optional_keys__))}.",
+        )
     user = _user_id(options)
     details: dict[str, float] = {}
     if query.text is not None:
@@ -268,8 +274,7 @@ def _run(query: _Query, options: Options) -> list[Hit]:
 def _request(query: _Query, options: Options, user: int | None) -> cache.Request[_Answer]:
     """All that decides the answer, apart from the database's contents."""
     settings = search_settings()
-    source, metadata = options.get("source"), _metadata(options)
-    sources = [] if source is None else [source] if isinstance(source, str) else list(source)
+    metadata, sources = _metadata(options), _sources(options)
     created_after = _aware(options.get("created_after"))
     question = [
         query.kind,
@@ -278,8 +283,7 @@ def _request(query: _Query, options: Options, user: int | None) -> cache.Request
         *query.weights,
         query.fusion,
         user,
-        # None is all of them, and no name is none.
-        None if source is None else sources,
+        sources,  # None restricts nothing, and an empty list admits nothing
         metadata,
         _tags(options),
         None if created_after is None else created_after.isoformat(),
@@ -289,7 +293,7 @@ def _request(query: _Query, options: Options, user: int | None) -> cache.Request
         settings.rerank_depth,
         *(options.get(name) for name in _PLAIN_OPTIONS),
     ]
-    return cache.Request(question, user, sources, _alias(options), _dump, _load)
+    return cache.Request(question, user, sources or [], _alias(options), _dump, _load)
 
 
 _PLAIN_OPTIONS: tuple[
@@ -380,7 +384,6 @@ def _fetch(
         hits = _prepared(query, options, user, limit, offset)
         if hits is not None:
             return hits
-    source = options.get("source")
     parameters: dict[str, Any] = {
         "text": None if query.text is None else _clean(query.text),
         "vector": None if query.vector is None else vector_argument(query.vector),
@@ -390,8 +393,7 @@ def _fetch(
         "limit": limit,
         "offset": offset,
         "user": user,
-        "source": source if isinstance(source, str) else None,
-        "sources": None if source is None or isinstance(source, str) else list(source),
+        "sources": _sources(options),
         "model": options.get("model"),
         "metadata": _metadata(options),
         "tags": _tags(options),
@@ -446,21 +448,21 @@ _SIMILARITY = """
     SELECT document_id, source_table, source_id, chunk_index, title, content, metadata,
         similarity, similarity, NULL::double precision, 'vector'
     FROM similarity_search(
-        %(vector)s::vector, %(threshold)s, %(limit)s::integer, %(source)s, %(user)s::bigint,
+        %(vector)s::vector, %(threshold)s, %(limit)s::integer, NULL, %(user)s::bigint,
         %(model)s, %(metadata)s, %(sources)s::text[], %(tags)s::text[],
         %(created_after)s::timestamptz, %(offset)s::integer)
 """
 _HYBRID = """
     SELECT *, current_setting('cartrita_search.leg_ms') FROM hybrid_search(
         %(text)s, %(vector)s::vector, %(vector_weight)s, %(keyword_weight)s,
-        %(threshold)s, %(limit)s::integer, NULL, %(source)s, %(model)s,
+        %(threshold)s, %(limit)s::integer, NULL, NULL, %(model)s,
         %(metadata)s, %(fusion)s, %(language)s, %(sources)s::text[], %(tags)s::text[],
         %(created_after)s::timestamptz, %(offset)s::integer)
 """
 _HYBRID_FOR_USER = """
     SELECT *, current_setting('cartrita_search.leg_ms') FROM hybrid_search_for_user(
         %(user)s::bigint, %(text)s, %(vector)s::vector, %(limit)s::integer,
-        %(source)s, %(model)s, %(metadata)s, %(fusion)s, %(language)s,
+        NULL, %(model)s, %(metadata)s, %(fusion)s, %(language)s,
         %(vector_weight)s, %(keyword_weight)s, %(threshold)s, %(sources)s::text[],
         %(tags)s::text[], %(created_after)s::timestamptz, %(offset)s::integer)
 """
@@ -538,8 +540,10 @@ def _both_weights(
 
 def _user_id(options: Options) -> int | None:
     user = options.get("user")
-    if user is None or isinstance(user, int):
+    if user is None or (isinstance(user, int) and not isinstance(user, bool)):
         return user
+    if isinstance(user, bool) or not hasattr(user, "pk"):
+        raise InvalidArgument(f"user is a person or a person's id, not {user!r}.", "Give either.")
     if user.pk is None:
         # An AnonymousUser must not be taken for "no restriction".
         raise InvalidArgument(
@@ -570,7 +574,22 @@ def _tags(options: Options) -> list[str] | None:
         raise InvalidArgument(
             f"The tags must be a list, not the text {tags!r}.", f"Write [{tags!r}]."
         )
-    return None if tags is None else list(tags)
+    return _texts("tags", tags)
+
+
+def _sources(options: Options) -> list[str] | None:
+    source = options.get("source")
+    return [source] if isinstance(source, str) else _texts("source", source)
+
+
+def _texts(name: str, values: Any) -> list[str] | None:
+    texts = list(values) if isinstance(values, Iterable) else values
+    # What a NULL among them means is said by the database.
+    if texts is None or (
+        isinstance(texts, list) and all(text is None or isinstance(text, str) for text in texts)
+    ):
+        return texts
+    raise InvalidArgument(f"{name} is a list of texts, not {values!r:.100}.", 'Like ["one"].')
 
 
 def _aware(moment: datetime | None) -> datetime | None:

@@ -219,7 +219,9 @@ def test_another_storage_takes_effect_with_the_next_rebuild(
 ) -> None:
     before = vector_indexes(pg)
     out, _ = run("storage", "old", "vector")
-    assert "serves until it is rebuilt" in out
+    assert out.endswith(
+        "serves until it is rebuilt: manage.py rebuild_vector_indexes --model old\n"
+    )
     assert vector_indexes(pg) == before
     assert (status("old").index_storage, status("old").preferred_storage) == ("halfvec", "vector")
 
@@ -434,6 +436,14 @@ def test_the_name_has_to_be_typed(
     with pytest.raises(CommandError, match='"yes" is not "old"'):
         run("drop", "old")
     assert "300 vectors" in asked[0]
+
+    def interrupt(prompt: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupt)
+    with pytest.raises(CommandError, match="Nothing was changed") as interrupted:
+        run("drop", "old")
+    assert interrupted.value.returncode == 130
     assert rows_of(pg, "old") == 300
     type_in("old")
     run("drop", "old")

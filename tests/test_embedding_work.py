@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import psycopg
 import pytest
 from django.conf import settings
+from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import override_settings
 from psycopg import sql
@@ -39,6 +40,7 @@ from cartrita_search.errors import (
     EmbedderUnavailable,
     InvalidArgument,
 )
+from cartrita_search.management.commands import sync_embeddings as command
 from tests.conftest import Connect, Manage
 from tests.embedding_server import KEY, Answer, EmbeddingServer, embedding_server, unit, vector
 from tests.postgres import row_versions, scalar, upsert, vector_text, wait_until_blocked
@@ -227,6 +229,12 @@ def test_a_model_of_other_dimensions_is_not_mixed_with(
     store(pg, 1)
     with pytest.raises(DimensionMismatch, match='of 8 dimensions, but model "hosted" has 3'):
         sync(service)
+    slip = embedder(service, dimensions=16_001)
+    with (
+        override_settings(CARTRITA_SEARCH=slip),
+        pytest.raises(DimensionMismatch, match="pgvector holds 1 to 16000"),
+    ):
+        sync_embeddings()
     assert service.bodies == []
 
 
@@ -443,6 +451,34 @@ def test_a_watch_embeds_what_comes_later_until_it_is_told_to_stop(
     _, complaints = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in complaints
+
+
+@in_process
+def test_a_watch_that_finds_nothing_only_counts(
+    service: EmbeddingServer, pg: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(pg, 2)
+    assert sync(service).embedded == 2
+    counted: list[object] = []
+
+    def count(*arguments: Any, **options: Any) -> list[SourceWork]:
+        counted.append(arguments)
+        if len(counted) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return embedding_work(*arguments, **options)
+
+    def embed(**options: Any) -> SyncOutcome:
+        raise AssertionError("there is nothing to embed")
+
+    monkeypatch.setattr(command, "embedding_work", count)
+    monkeypatch.setattr(command, "sync_embeddings", embed)
+    with (
+        override_settings(CARTRITA_SEARCH=embedder(service)),
+        pytest.raises(CommandError, match="Interrupted") as stopped,
+    ):
+        call_command("sync_embeddings", "--watch", "0.01")
+    assert stopped.value.returncode == 130
+    assert len(counted) == 3
 
 
 def test_a_second_signal_abandons_it(
@@ -681,6 +717,9 @@ def test_what_it_says_and_its_status(
         (["--model", "other"], 'not of "other"'),
         (["--source", "absent"], 'no documents of source "absent"'),
         (["--workers", "0"], "workers must be at least 1"),
+        (["--watch", "0"], "--watch takes seconds"),
+        (["--watch", "nan"], "--watch takes seconds"),
+        (["--watch", "inf"], "--watch takes seconds"),
         (["--dry-run", "--source", "absent"], "no documents of source"),
     ],
 )

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -482,6 +483,7 @@ BAD_FOLDERS: dict[str, tuple[Change, str]] = {
     "no queries": (gone("queries.jsonl"), r"no queries\.jsonl"),
     "no qrels": (gone("qrels.tsv"), r"no qrels\.tsv and no qrels/test\.tsv"),
     "not JSON": (add("corpus.jsonl", '{"_id": '), r"corpus\.jsonl: line 5 is not JSON"),
+    "nested": (add("queries.jsonl", "[" * 200_000), r"queries\.jsonl: line 5 is not JSON"),
     "no object": (add("queries.jsonl", "[]"), r"queries\.jsonl: line 5: a JSON object"),
     "no id": (add("corpus.jsonl", '{"text": "x"}'), r'line 5: there is no id under "_id"'),
     "no text": (add("corpus.jsonl", '{"_id": "e"}'), r'line 5: there is no text under "text"'),
@@ -509,6 +511,7 @@ BAD_FOLDERS: dict[str, tuple[Change, str]] = {
     "one of two": (gone("query_emb.npy"), r"query_emb\.npy: there is no such file beside"),
     "no vector ids": (gone("corpus_ids.json"), r"corpus_ids\.json: there is no such file"),
     "ids": (put("corpus_ids.json", "{"), r"corpus_ids\.json: "),
+    "nested ids": (put("corpus_ids.json", "[" * 200_000), r"corpus_ids\.json: "),
     "id list": (put("corpus_ids.json", "{}"), r"corpus_ids\.json: a list of ids"),
     "unknown id": (put("corpus_ids.json", '["a","b","c","x"]'), '"x" is not in the corpus'),
     "lacking id": (
@@ -693,6 +696,22 @@ def test_live_searches_write_nothing(tmp_path: Path) -> None:
     with embedding(), writing_nothing(raw):
         assert evaluate_live(judgements, sweep=True).queries == 2
         assert metrics.flush() == 0
+
+
+class Closed(StringIO):
+    """A pipe whose reader has gone."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("library")
+def test_a_closed_pipe_is_no_file_that_cannot_be_written(tmp_path: Path) -> None:
+    judgements = tmp_path / "judged.jsonl"
+    write_lines(judgements, LINES)
+    with embedding(), pytest.raises(BrokenPipeError):
+        call_command("evaluate_search", live=judgements, stdout=Closed())
 
 
 @pytest.mark.django_db(transaction=True)

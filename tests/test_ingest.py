@@ -28,6 +28,7 @@ from psycopg.types.json import Jsonb
 from cartrita_search import ingest
 from cartrita_search.errors import (
     DimensionMismatch,
+    IndexPlanRefused,
     InvalidArgument,
     RebuildInProgress,
     SearchError,
@@ -47,6 +48,7 @@ from cartrita_search.ingest import (
     upsert_documents,
     upsert_embeddings,
 )
+from cartrita_search.models import SearchDocument
 from tests.conftest import Connect
 from tests.postgres import (
     indexes_used,
@@ -934,7 +936,9 @@ BAD_ROWS = [
     ({"metadata": {"k": float("nan")}}, InvalidArgument, "cannot be written as JSON"),
     ({"metadata": {"k": {1, 2}}}, InvalidArgument, "cannot be written as JSON"),
     ({"metadata": ["k"]}, InvalidArgument, "metadata is not an object"),
-    ({"tags": "wing"}, InvalidArgument, "tags is one text"),
+    ({"tags": "wing"}, InvalidArgument, "tags is not a list of texts"),
+    ({"tags": 5}, InvalidArgument, "tags is not a list of texts: 5"),
+    ({"tags": ["x" * 501]}, InvalidArgument, "up to 500 characters; one has 501"),
     ({"tags": ["\0"]}, InvalidArgument, "a tag holds a NUL character"),
     ({"tags": [1]}, InvalidArgument, "a tag is not a text: 1"),
     ({"user_id": "7"}, InvalidArgument, "user_id is an integer"),
@@ -1117,6 +1121,23 @@ def test_a_source_is_pruned_to_what_it_still_has(pg: psycopg.Connection) -> None
         ("notes", "4", 0),
     ]
     assert prune_source("notes", []) == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_given_may_be_read_from_the_same_connection(
+    pg: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row by row, as a project's own tables are: between the batches, not within one."""
+    monkeypatch.setattr(ingest, "BATCH_SIZE", 2)
+    upsert_documents(map(note, range(5)), model="m")
+
+    def rows() -> Iterator[SearchDocument]:
+        notes = SearchDocument.objects.filter(source_table="notes")
+        return notes.order_by("source_id").iterator(chunk_size=1)
+
+    copies = (note(int(row.source_id), source_table="copies") for row in rows())
+    assert upsert_documents(copies, model="m", batch_size=2).inserted == 5
+    assert prune_source("copies", (row.source_id for row in rows() if row.source_id < "3")) == 2
 
 
 @pytest.mark.django_db(transaction=True)
@@ -1328,6 +1349,24 @@ class TestBesideAnIndex:
         other.rollback()
         finish_load("mini")
         assert nearest(pg) == ["0", "1", "2"]
+
+    def test_whatever_keeps_the_index_from_being_built_the_rows_are_stored(
+        self, pg: psycopg.Connection
+    ) -> None:
+        def refuse(model: str | None = None, *, using: str) -> str:
+            raise IndexPlanRefused("The disk is full.", "Nothing was changed. Make room.")
+
+        with pytest.raises(IndexPlanRefused) as refused:
+            upsert_documents(odd(120), model="mini", index="rebuild", finish=refuse)
+        assert refused.value.hint == (
+            "All rows are stored; vector searches find the new ones once "
+            "rebuild_vector_indexes('mini') has run. Make room."
+        )
+        assert counts(pg)[1] == 420
+
+        first = [note(2000 + n, [1.0, n]) for n in range(40)]
+        with pytest.raises(IndexPlanRefused, match="compare all of them until"):
+            upsert_documents(first, model="other", finish=refuse)
 
     def test_who_does_not_own_the_tables_cannot_rebuild(self, pg: psycopg.Connection) -> None:
         with transaction.atomic(), django_connection.cursor() as cursor:

@@ -194,8 +194,10 @@ def test_the_dimension_is_the_registered_model_s(tmp_path: Path, pg: psycopg.Con
         assert report.refusals == [
             RefusedLine(1, 'Line 1: the vector has 2 dimensions, but model "mini" has 3.')
         ]
-    # Another model has its own.
+    # Another model has its own, and not that of a vector that no model can have.
     assert [refusal.line for refusal in load(path, model="large").refusals] == [2]
+    path = written(tmp_path, [{"id": 1, "embedding": [1] * 16_001}, {"id": 2, "embedding": [1]}])
+    assert [refusal.line for refusal in load(path, model="small").refusals] == [1]
 
 
 def test_the_first_refusals_are_kept_and_all_are_counted(tmp_path: Path) -> None:
@@ -310,13 +312,19 @@ def test_json_lines_from_end_to_end(
     assert done.returncode == 0, done.stderr
     first, *rest = done.stdout.splitlines()
     assert first.endswith("0 refused.")
-    assert rest[:3] == [
+    assert rest[:4] == [
         "1 were replaced by a later line with the same key.",
+        'Its vectors are the first of model "mini".',
         "Passed over: 'url'.",
         "0 deleted, which the file does not hold.",
     ]
     assert done.stderr.splitlines()[-1].startswith(f"{path}: 3 of 3 (100 %), ")
     assert stored(pg) == [("1", 0, "c"), ("2", 0, "b")]
+
+    # A model that is known already is not told of.
+    lines = [{"id": 3, "embedding": [1, 0]}]
+    done = manage("load_documents", written(tmp_path, lines, "more.jsonl"), "--source", "more")
+    assert done.stdout == "1 inserted, 0 updated, 0 unchanged, 0 refused.\n"
 
     done = manage("load_documents", written(tmp_path, notes(2)), "--source", "notes", "--prune")
     assert done.stdout.splitlines()[0] == "0 inserted, 1 updated, 0 unchanged, 0 refused."
@@ -416,7 +424,7 @@ def test_an_index_built_at_the_end_is_told(tmp_path: Path, pg: psycopg.Connectio
         *("--index", "rebuild"),
         stdout=out,
     )
-    first, index = out.getvalue().splitlines()
+    first, _, index = out.getvalue().splitlines()
     assert first == "30 inserted, 0 updated, 0 unchanged, 0 refused."
     assert "HNSW" in index
     assert scalar(pg, "SELECT index_method FROM embedding_models") == "hnsw"

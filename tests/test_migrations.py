@@ -626,6 +626,26 @@ def test_the_granted_role_searches_and_writes_but_does_not_rebuild(
         assert scalar(application, people) == 0
 
 
+def test_the_site_s_role_runs_commands_and_the_admin(role: str, migrated: Database) -> None:
+    application = Database(migrated.parameters | {"user": quote(role)}, migrated.manage)
+    refused = application.run("search", "tea", "--keyword-only")
+    assert refused.returncode == 1
+    assert "permission denied" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+    migrated.migrate(GRANT_ROLE=role, GRANT_SITE="true")
+    for arguments in (
+        ("migrate", "--check"),
+        ("createsuperuser", "--noinput", "--username=ann", "--email=ann@example.org"),
+        ("search", "tea", "--keyword-only", "--user=ann"),
+        ("sync_embeddings", "--dry-run"),
+    ):
+        done = application.run(*arguments)
+        assert done.returncode == 0, done.stderr
+    with migrated.connect(user=role) as pg:
+        pg.execute("DELETE FROM django_session")
+
+
 def test_a_role_that_is_not_there_is_named_in_one_line(migrated: Database) -> None:
     done = migrated.run("migrate", "cartrita_search", GRANT_ROLE='no "such" role')
     assert done.returncode == 1

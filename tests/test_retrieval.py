@@ -825,10 +825,12 @@ def rows_of(function: str, *arguments: object, **named: object) -> list[dict[str
 
 
 @contextmanager
-def raising(kind: type[SearchError], message: str | None = None) -> Iterator[None]:
+def raising(
+    kind: type[SearchError], message: str | None = None
+) -> Iterator[pytest.ExceptionInfo[SearchError]]:
     """Assert that error, with a hint, in a savepoint so that the test can go on."""
     with pytest.raises(SearchError, match=message) as caught, transaction.atomic():
-        yield
+        yield caught
     assert type(caught.value) is kind
     assert caught.value.hint
 
@@ -1039,11 +1041,20 @@ def test_nobody_is_not_everybody(function: Callable[..., list[Hit]], nobody: Any
         ({"offset": -1, "rerank": True}, errors.InvalidMatchCount),
         ({"limit": 0, "rerank": True}, errors.InvalidMatchCount),
         ({"offset": 9_995}, errors.InvalidMatchCount),
+        ({"source": 5}, errors.InvalidArgument),
+        ({"source": [5]}, errors.InvalidArgument),
+        ({"tags": 5}, errors.InvalidArgument),
+        ({"tags": [["a"]]}, errors.InvalidArgument),
+        ({"user": "ada"}, errors.InvalidArgument),
+        ({"user": True}, errors.InvalidArgument),
+        ({"user_id": 7}, errors.InvalidArgument),
+        ({"sources": ["notes"]}, errors.InvalidArgument),
     ],
 )
 def test_errors_are_of_one_class_each(arguments: dict[str, Any], kind: type[SearchError]) -> None:
-    with raising(kind):
+    with raising(kind) as caught:
         search("wing", **arguments)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("library")

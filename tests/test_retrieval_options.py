@@ -211,17 +211,27 @@ def test_pages_of_any_length_fit_together(
 
 
 @pytest.mark.parametrize("function", ["similarity_search", "hybrid_search"])
-@pytest.mark.parametrize("offset", [-1, 9991, None])
+@pytest.mark.parametrize(
+    ("page", "refused"),
+    [
+        ((10, -1), "result_offset must be between 0"),
+        ((10, 9991), "result_offset must be between 0"),
+        ((10, None), "result_offset must be between 0"),
+        ((10, 2**31 - 1), "result_offset must be between 0"),
+        ((2**31 - 1, 1), "match_count must be between 1"),
+    ],
+)
+@pytest.mark.usefixtures("clean_tables")
 def test_a_page_is_within_the_first_ten_thousand(
-    pg: psycopg.Connection, clean_tables: None, function: str, offset: int | None
+    pg: psycopg.Connection, function: str, page: tuple[int, int | None], refused: str
 ) -> None:
     pg.execute("SELECT upsert_embedding('notes', '1', '[1, 0]', 'm')")
     arguments = "NULL, '[1, 0]'" if function == "hybrid_search" else "'[1, 0]'"
-    statement = sql.SQL("SELECT * FROM {}({}, result_offset => %s)").format(
+    statement = sql.SQL("SELECT * FROM {}({}, match_count => %s, result_offset => %s)").format(
         sql.Identifier(function), sql.SQL(arguments)
     )
-    with pytest.raises(psycopg.Error, match="result_offset must be between 0 and") as caught:
-        pg.execute(statement, [offset])
+    with pytest.raises(psycopg.Error, match=refused) as caught:
+        pg.execute(statement, page)
     assert caught.value.sqlstate == errors.InvalidMatchCount.code
     assert caught.value.diag.message_hint
 
@@ -297,7 +307,7 @@ def test_nobody_finds_what_is_another_s(
     shared_out: tuple[psycopg.Connection, NDArray[np.float32], dict[Any, int | None]],
     data: st.DataObject,
 ) -> None:
-    """By any function, filter, fusion, page, index."""
+    """By any function, filter, fusion, weights, page, index."""
     pg, vectors, owners = shared_out
     user = data.draw(st.sampled_from([1, 2, 3, 99]))
     function = data.draw(
@@ -310,6 +320,8 @@ def test_nobody_finds_what_is_another_s(
     else:
         text = data.draw(texts.map(lambda t: t and t.replace("\0", "")))
         named |= data.draw(fused) | {"query_text": text}
+        if (weight := data.draw(st.sampled_from([None, 0.0, 0.5, 1.0]))) is not None:
+            named |= {"vector_weight": weight, "keyword_weight": 1 - weight}
         named["query_embedding"] = (
             vector if text is None else data.draw(st.sampled_from([vector, None]))
         )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Sequence
 from io import StringIO
 from typing import Any
 
@@ -177,6 +180,8 @@ class TestOptions:
         (["--user", "nobody"], "There is no user 'nobody'"),
         (["--user", "987654321"], "There is no user '987654321'"),
         (["--user", "9" * 40], "There is no user '9999"),
+        (["--user", "\udcff"], "surrogates not allowed"),  # a byte that is no UTF-8
+        (["--source", "artikles"], 'There are no documents of source "artikles"'),
         (["--weights", "much"], "--weights takes two numbers"),
         (["--weights", "0.5"], "--weights takes two numbers"),
         (["--weights", "0.2,0.3,0.5"], "--weights takes two numbers"),
@@ -218,3 +223,52 @@ def test_the_exit_status(manage: Manage, arguments: list[str], status: int, said
     assert done.returncode == status
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+# --- manage.py ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgres://nobody:secret@127.0.0.1:1/none", "Connection refused"),
+        ("postgres://nobody:secret@:{port}/{dbname}?host={host}", "nobody"),
+        ("postgres://{user}@:{port}/none?host={host}", "none"),
+    ],
+)
+@pytest.mark.parametrize(
+    "arguments",
+    [("search", "soup"), ("sync_embeddings", "--dry-run"), ("embedding_models", "list")],
+    ids=" ".join,
+)
+def test_a_database_that_cannot_be_had_is_one_line(
+    manage: Manage, database: dict[str, Any], arguments: Sequence[str], url: str, said: str
+) -> None:
+    done = manage(*arguments, DATABASE_URL=url.format(**database))
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("OperationalError: ")
+    assert said in line
+    assert "secret" not in line
+
+
+def test_a_reader_that_has_gone_and_ctrl_c_leave_no_traceback(
+    manage_environment: dict[str, str],
+) -> None:
+    def run_until_end(*arguments: str) -> tuple[int, str]:
+        with subprocess.Popen(
+            [sys.executable, "manage.py", *arguments],
+            cwd=settings.BASE_DIR,
+            env=manage_environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()
+            complaints = process.stderr.read()
+        return process.returncode, complaints
+
+    assert run_until_end("search", "--keyword-only", "soup") == (141, "")
+    assert run_until_end("shell", "--no-imports", "-c", "raise KeyboardInterrupt") == (130, "")

@@ -688,12 +688,12 @@ def test_the_command_from_end_to_end(manage: Manage) -> None:
 
 @pytest.mark.usefixtures("library")
 def test_refused_rows_are_named_and_are_exit_status_3(manage: Manage) -> None:
-    Page.objects.create(slug="x" * 501, text="too long a key")
+    Page.objects.create(slug="x\n" + "x" * 500, text="too long a key")
     Page.objects.create(slug="y", text="well")
     done = manage("sync_documents", "--source", "pages", **LIBRARY)
     assert done.returncode == 3
     assert done.stdout.splitlines()[2].split() == ["pages", "2", "1", "0", "0", "0", "1"]
-    assert f"pages/{'x' * 501}#0: " in done.stderr
+    assert f"pages/x {'x' * 500}#0: " in done.stderr
     assert done.stderr.splitlines()[-1] == "CommandError: 1 refused; the rest is in step."
 
 

@@ -206,7 +206,7 @@ def read_vectors(folder: Path, what: str) -> Vectors:
     path, ids_path = folder / f"{what}_emb.npy", folder / f"{what}_ids.json"
     try:
         ids = json.loads(ids_path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnreadableInput(f"{ids_path}: {_reason(error)}", _NOTHING_DONE) from error
     if not isinstance(ids, list):
         raise UnreadableInput(f"{ids_path}: a list of ids is expected.", _NOTHING_DONE)
@@ -390,7 +390,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for where, line in _lines(path):
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UnreadableInput(f"{where} is not JSON: {error}.", _NOTHING_DONE) from error
         if not isinstance(record, dict):
             raise UnreadableInput(f"{where}: a JSON object is expected.", _NOTHING_DONE)

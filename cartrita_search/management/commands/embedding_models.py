@@ -1,6 +1,7 @@
 """``manage.py embedding_models``: list, make the default, choose the storage, drop."""
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -85,7 +86,7 @@ class Command(BaseCommand):
         else:
             self.stdout.write(
                 f"The next index of {name} stores: {storage}. The one in place serves until it is"
-                " rebuilt: manage.py rebuild_vector_indexes --model {shlex.quote(name)}"
+                f" rebuilt: manage.py rebuild_vector_indexes --model {shlex.quote(name)}"
             )
 
     def _drop(self, *, name: str, noinput: bool, dry_run: bool, **options: Any) -> None:
@@ -116,6 +117,9 @@ class Command(BaseCommand):
             raise CommandError(
                 "Nobody is there to type the name. Nothing was changed: say --noinput."
             ) from None
+        except KeyboardInterrupt:
+            message = "Interrupted. Nothing was changed."
+            raise CommandError(message, returncode=INTERRUPTED) from None
         if answer.strip() != name:
             raise CommandError(f'"{answer}" is not "{name}". Nothing was changed.')
 

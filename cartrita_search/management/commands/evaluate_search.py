@@ -73,6 +73,8 @@ class Command(BaseCommand):
                 evaluation.draw(outcome.sweep, outcome.name, plot)
         except SearchError as error:
             raise CommandError(str(error)) from error
+        except BrokenPipeError:
+            raise  # whoever read the output has seen enough
         except OSError as error:
             raise CommandError(f"{error.filename}: {error.strerror}.") from error
         except KeyboardInterrupt as error:

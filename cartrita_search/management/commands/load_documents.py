@@ -122,6 +122,8 @@ class Command(BaseCommand):
             ]
         if report.duplicates:
             said.append(f"{report.duplicates} were replaced by a later line with the same key.")
+        if report.new_model is not None:
+            said.append(f'Its vectors are the first of model "{report.new_model}".')
         if report.passed_over:
             said.append(f"Passed over: {', '.join(map(repr, report.passed_over))}.")
         if report.pruned is not None:

@@ -2,6 +2,7 @@
 
 import json
 from argparse import BooleanOptionalAction
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +10,8 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AbstractBaseUser
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from cartrita_search.errors import SearchError
+from cartrita_search.errors import InvalidArgument, SearchError, search_errors
+from cartrita_search.models import SearchDocument
 from cartrita_search.retrieval import Options, keyword_search, search, similarity_search
 from cartrita_search.terminal import table
 
@@ -19,7 +21,7 @@ class Command(BaseCommand):
 
     help = (
         "Search all documents, or those that one user may see. Exit status: 0 searched, whether"
-        " or not anything was found; 1 the search was refused, or the user is unknown;"
+        " or not anything was found; 1 the search was refused, or a user or source is unknown;"
         " 2 the command line cannot be read."
     )
     requires_migrations_checks = True
@@ -56,17 +58,20 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, text: str, **options: Any) -> None:
         """Search and print."""
-        chosen: Options = {
-            "user": _user(options["user"]),
-            "limit": options["limit"],
-            "offset": options["offset"],
-            "source": options["source"],
-            "tags": options["tag"],
-            "model": options["model"],
-            "explain": options["json"],
-            "rerank": options["rerank"],
-        }
         try:
+            with search_errors():
+                user = _user(options["user"])
+                _check_sources(options["source"] or ())
+            chosen: Options = {
+                "user": user,
+                "limit": options["limit"],
+                "offset": options["offset"],
+                "source": options["source"],
+                "tags": options["tag"],
+                "model": options["model"],
+                "explain": options["json"],
+                "rerank": options["rerank"],
+            }
             if options["keyword_only"]:
                 hits = keyword_search(text, **chosen)
             elif options["vector_only"]:
@@ -113,6 +118,15 @@ def _user(name_or_id: str | None) -> AbstractBaseUser | None:
     if user is None:
         raise CommandError(f"There is no user {name_or_id!r}, by name or by id.")
     return user
+
+
+def _check_sources(names: Iterable[str]) -> None:
+    for name in names:
+        if not SearchDocument.objects.filter(source_table=name).exists():
+            raise InvalidArgument(
+                f'There are no documents of source "{name}".',
+                "The admin's page of documents lists the sources.",
+            )
 
 
 def _weights(pair: str | None) -> tuple[float, float] | tuple[None, None]:

@@ -17,7 +17,7 @@ from cartrita_search.sources import (
     find_sources,
     sync_source,
 )
-from cartrita_search.terminal import progress, table
+from cartrita_search.terminal import one_line, progress, table
 
 
 class Command(BaseCommand):
@@ -92,7 +92,7 @@ class Command(BaseCommand):
                 )
             for refusal in report.refusals:
                 key = f"{refusal.source_table}/{refusal.source_id}#{refusal.chunk_index}"
-                self.stderr.write(f"{key}: {refusal.message}")
+                self.stderr.write(one_line(f"{key}: {refusal.message}"))
         columns = ("rows", "inserted", "updated", "unchanged", "deleted", "refused")
         self.stdout.write(
             table(

@@ -18,6 +18,9 @@ from cartrita_search.embedding_work import (
 from cartrita_search.errors import EmbedderOverloaded, EmbedderUnavailable, SearchError
 from cartrita_search.terminal import progress, stop_on_signals, table
 
+#: A day; a pause must have an end that a thread can wait for.
+MAX_WATCH = 86_400
+
 
 class Command(BaseCommand):
     """See ``help``."""
@@ -58,10 +61,13 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Count, and unless that is all, embed."""
+        watch = options["watch"]
+        if watch is not None and not 0 < watch <= MAX_WATCH:  # NaN is neither
+            raise CommandError(f"--watch takes seconds, above 0 and at most {MAX_WATCH}.")
         try:
             embedder = embedder_of(options["model"])
-            work = embedding_work(embedder.name, options["source"])
             if options["dry_run"]:
+                work = embedding_work(embedder.name, options["source"])
                 self._print_counts(embedder.name, [asdict(each) for each in work], options["json"])
                 return
             with stop_on_signals(sys.stderr) as stop:
@@ -90,7 +96,7 @@ class Command(BaseCommand):
         outcome = None
         while not stop.is_set():
             try:
-                outcome = self._embed(embedder, options, stop)
+                outcome = self._embed(embedder, options, stop) or outcome
             except EmbedderOverloaded as error:
                 if options["watch"] is None:
                     raise
@@ -102,11 +108,13 @@ class Command(BaseCommand):
 
     def _embed(
         self, embedder: Embedder, options: dict[str, Any], stop: threading.Event
-    ) -> SyncOutcome:
+    ) -> SyncOutcome | None:
         """One run: what there is to embed now. It is told of, unless a watch found nothing."""
         work = embedding_work(embedder.name, options["source"])
         retried = sum(each.set_aside for each in work) if options["retry_refused"] else 0
         total = sum(each.missing + each.stale for each in work) + retried
+        if not total and options["watch"] is not None:
+            return None  # to look for work document by document takes longer than to count it
         with progress(total, f"Embedding with {embedder.name}", sys.stderr) as advance:
             outcome = sync_embeddings(
                 **{name: options[name] for name in ("source", "workers", "batch_size")},
@@ -116,7 +124,7 @@ class Command(BaseCommand):
             )
         if options["json"]:
             self.stdout.write(json.dumps(asdict(outcome), indent=2))
-        elif total or options["watch"] is None:
+        else:
             self.stdout.write(
                 f"{outcome.embedded} embedded with {outcome.model} in {outcome.seconds} s"
                 f" ({outcome.rate}/s), {outcome.refused} set aside; {outcome.remaining} remain."

@@ -103,7 +103,7 @@ DECLARE
     _by_vector boolean;
     _by_keyword boolean;
     _before text [];
-    _depth CONSTANT integer := result_offset + match_count;
+    _depth CONSTANT bigint := result_offset::bigint + match_count;
     _window integer;
     _pool integer;
     -- The ranking so far, and what a window adds to it.

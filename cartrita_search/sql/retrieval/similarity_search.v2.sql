@@ -56,7 +56,7 @@ DECLARE
     _model embedding_models;
     _filter search_filter;
     _before text [];
-    _depth CONSTANT integer := result_offset + match_count;
+    _depth CONSTANT bigint := result_offset::bigint + match_count;
     _window integer := 10;
     -- The ranking so far, and what a window adds to it.
     _ids uuid [] := '{}';
