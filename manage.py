@@ -14,6 +14,7 @@ def main() -> None:
     try:
         from django.core.exceptions import ImproperlyConfigured
         from django.core.management import execute_from_command_line
+        from django.db import OperationalError
     except ImportError as error:
         sys.exit(
             f"Django cannot be imported ({error}): run `make venv`, then use .venv/bin/python."
@@ -23,11 +24,16 @@ def main() -> None:
 
     try:
         execute_from_command_line(sys.argv)
-    except (ImproperlyConfigured, SearchError) as error:
+        sys.stdout.flush()
+    except (ImproperlyConfigured, OperationalError, SearchError) as error:
         if "--traceback" in sys.argv:
             raise
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.stderr.write(f"{type(error).__name__}: {' '.join(str(error).split())}\n")
         sys.exit(getattr(error, "exit_code", 1))
+    except BrokenPipeError:
+        # Who read this has seen enough, as `| head` has.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
 
 
 if __name__ == "__main__":
