@@ -202,8 +202,11 @@ def test_what_an_object_was_for_stays_with_it(v1: dict[str, Any]) -> None:
 def test_a_record_of_another_shape_is_kept_too(v1: dict[str, Any]) -> None:
     """Other tools have a table of that name."""
     with connected(v1) as pg:
-        pg.execute("CREATE TABLE schema_migrations (version bigint PRIMARY KEY, dirty boolean)")
-        pg.execute("INSERT INTO schema_migrations VALUES (20250101, false)")
+        pg.execute(
+            "CREATE TABLE schema_migrations"
+            " (version bigint PRIMARY KEY, dirty boolean, applied_at integer)"
+        )
+        pg.execute("INSERT INTO schema_migrations VALUES (20250101, false, 1735689600)")
         before = read_catalog(pg)
         assert "20250101" in run(v1, "verify_migrations")
         run(v1, "migrate", APP)
@@ -212,7 +215,7 @@ def test_a_record_of_another_shape_is_kept_too(v1: dict[str, Any]) -> None:
         after = without_bookkeeping(read_catalog(pg))
         del after["extension", "vector"]
         assert after == before
-        assert pg.execute("TABLE schema_migrations").fetchall() == [(20250101, False)]
+        assert pg.execute("TABLE schema_migrations").fetchall() == [(20250101, False, 1735689600)]
 
 
 def test_everything_of_a_name_makes_room_overloads_and_aggregates_too(v1: dict[str, Any]) -> None:
