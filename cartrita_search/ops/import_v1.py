@@ -21,6 +21,7 @@ from django.db import (
 )
 from django.db.models import F, QuerySet, Sum
 from django.db.models.functions import Now
+from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
 from ..conf import search_settings
@@ -513,7 +514,7 @@ class _Run:
             if not is_owner:
                 self.report.index[model] = (
                     "not built: that takes the owner of the tables. As the owner:"
-                    f" SELECT rebuild_vector_indexes('{model}')"
+                    f" SELECT rebuild_vector_indexes({sql.Literal(model).as_string(None)})"
                 )
                 continue
             try:
