@@ -6,6 +6,7 @@ it. A dump that somebody made with pg_dump alone has none, and fewer checks are 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -30,6 +31,11 @@ MIB = 1 << 20
 FORMATS = ("custom", "directory", "tar", "plain")
 _PLAIN_HEAD = b"-- PostgreSQL database dump\n"
 _PLAIN_END = b"-- PostgreSQL database dump complete"
+#: The comment above an object, in which nothing is quoted.
+_PLAIN_ENTRY = re.compile(
+    rb"-- (?:Data for )?Name: (?P<name>.+); Type: (?P<kind>TABLE DATA|EXTENSION|DATABASE);"
+    rb" Schema: (?P<schema>.+); Owner: "
+)
 #: Bytes at the end of a plain dump in which its last line stands.
 _TAIL = 4096
 
@@ -164,7 +170,8 @@ def dump_format(path: Path) -> str:
 
 def _others(path: Path) -> str:
     """The backups beside where none is."""
-    found = sorted(path.parent.glob(f"{path.stem}.*{path.suffix}")) if path.suffix else []
+    pattern = f"{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"
+    found = sorted(path.parent.glob(pattern)) if path.suffix else []
     return f" There is: {', '.join(map(str, found))}." if found else ""
 
 
@@ -244,7 +251,10 @@ def check_plain(path: Path) -> Contents:
             )
         file.seek(0)
         for line in file:
-            if line.startswith((b"\\connect", b"CREATE DATABASE", b"DROP DATABASE")):
+            named = _PLAIN_ENTRY.match(line)
+            kind = named["kind"] if named else b""
+            # Rows and function bodies may hold any text; what goes elsewhere does so before them.
+            if kind == b"DATABASE" or (not tables and line.startswith(b"\\connect ")):
                 raise RestoreRefused(
                     f"The backup {path} names a database by itself (pg_dump --create).",
                     f"{_NOT_TOUCHED} Remove its lines CREATE DATABASE, DROP DATABASE, ALTER"
@@ -252,10 +262,10 @@ def check_plain(path: Path) -> Contents:
                 )
             if found := re.match(rb"-- Dumped from database version ([\d.]+)", line):
                 version = found[1].decode()
-            elif found := re.match(rb"CREATE (?:UNLOGGED )?TABLE (.+) \($", line):
-                tables.add(found[1].decode().replace('"', "").replace(".", " ") + " ")
-            elif found := re.match(rb'CREATE EXTENSION IF NOT EXISTS "?([\w-]+)', line):
-                extensions.add(found[1].decode())
+            elif named and kind == b"TABLE DATA":
+                tables.add(f"{named['schema'].decode()} {named['name'].decode()} ")
+            elif named and kind == b"EXTENSION":
+                extensions.add(named["name"].decode())
     return Contents("", version, [], tables, extensions)
 
 
