@@ -132,6 +132,16 @@ def test_v1_goes_forward_loses_nothing_goes_back_as_it_was_and_forward_again(
         assert contents(pg).keys() == after.keys()
 
 
+def test_the_look_before_does_not_advise_to_change_v1_s_rows(v1: dict[str, Any]) -> None:
+    with connected(v1) as pg:
+        make_v1(pg, runner_files=4)
+    said = run(v1, "check", databases=["default"])
+    assert "cartrita_search.W003" in said
+    assert "UPDATE retrieval_configs" not in said
+    run(v1, "migrate", APP)
+    assert "UPDATE" not in run(v1, "check", databases=["default"])
+
+
 def test_what_the_migrating_role_lacks_is_named_with_the_grant_before_anything_is_touched(
     pg: psycopg.Connection, v1: dict[str, Any], manage: Manage
 ) -> None:

@@ -564,12 +564,19 @@ def test_a_map_that_does_not_fit_is_refused(
     assert contents(v1)[0] == []
 
 
-def test_mistakes_are_one_line(v1: psycopg.Connection, manage: Manage) -> None:
+def test_mistakes_are_one_line(
+    v1: psycopg.Connection, manage: Manage, manage_environment: dict[str, str]
+) -> None:
     v1.execute("TRUNCATE embeddings_v1")
     done = manage("import_v1", LOG_LEVEL="WARNING")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "--model NAME" in done.stderr
+    read_only = f"{manage_environment['DATABASE_URL']}&options=-cdefault_transaction_read_only=on"
+    done = manage("import_v1", "--model", MODEL, DATABASE_URL=read_only, LOG_LEVEL="WARNING")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "read-only transaction" in done.stderr
     with pytest.raises(CommandError, match="A map names no table") as refused:
         call_command("import_v1", map=["content=body"])
     assert refused.value.returncode == 1

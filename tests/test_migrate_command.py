@@ -318,6 +318,20 @@ def test_a_wait_of_years_is_taken(migrated: Parameters) -> None:
     assert f"Applying {APP}.{CONCURRENT}... OK" in said
 
 
+def test_a_database_that_takes_no_changes_is_told_in_one_line(
+    migrated: Parameters, manage: Manage
+) -> None:
+    """As a replica takes none."""
+    run(migrated, "migrate", APP, VERSIONS[-2])
+    read_only = f"{url(migrated)}&options=-cdefault_transaction_read_only=on"
+    done = manage("migrate", APP, DATABASE_URL=read_only, LOG_LEVEL="WARNING")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "Migrate the primary" in done.stderr
+    with database_of(migrated):
+        assert records()[-1].state == "pending"
+
+
 def test_the_record_that_a_role_may_not_read_or_rewrite_is_told_in_one_line(
     migrated: Parameters, pg: psycopg.Connection
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from django.db import (
     DEFAULT_DB_ALIAS,
+    InternalError,
     OperationalError,
     ProgrammingError,
     connections,
@@ -188,7 +189,7 @@ def _as_search_errors() -> Iterator[None]:
             f"This role may not do all that an import does: {' '.join(str(error).split())}.",
             "The batches before are stored. Import as the role that migrates.",
         ) from error
-    except OperationalError as error:
+    except (InternalError, OperationalError) as error:  # the first: a replica, or read-only
         raise DatabaseUnreachable(
             f"The database server ended the work: {' '.join(str(error).split())}.",
             "The batches before are stored. Run the same again: it goes on after them.",

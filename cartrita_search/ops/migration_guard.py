@@ -64,6 +64,8 @@ DEFAULT_WAIT = 300.0
 #: lock_not_available, deadlock_detected: the same migration may get its locks later.
 _LATER = {"55P03", "40P01"}
 _INSUFFICIENT_PRIVILEGE = "42501"
+#: read_only_sql_transaction: a replica, or default_transaction_read_only.
+_READ_ONLY = "25006"
 
 #: How our own versions are named; whatever else is in schema_migrations is others'.
 _OURS = re.compile(r"\d{4}_\w+")
@@ -255,7 +257,7 @@ def _privileged(lacks: str) -> Iterator[None]:
     try:
         yield
     except DatabaseError as error:
-        if getattr(error.__cause__, "sqlstate", None) != _INSUFFICIENT_PRIVILEGE:
+        if getattr(error.__cause__, "sqlstate", None) not in {_INSUFFICIENT_PRIVILEGE, _READ_ONLY}:
             raise
         raise PrivilegeMissing(
             f"This role {lacks}: {str(error).strip()}.",
@@ -633,6 +635,11 @@ def _one_line() -> Iterator[None]:
             raise PrivilegeMissing(
                 f"The migrating role lacks a privilege: {message}.",
                 f"{rolled_back} Migrate as the objects' owner, or GRANT that role to this one.",
+            ) from error
+        if sqlstate == _READ_ONLY:
+            raise DatabaseUnreachable(
+                f"The database takes no changes: {message}.",
+                f"{rolled_back} Migrate the primary, as a role that is not read-only.",
             ) from error
         if isinstance(error.__cause__, psycopg.OperationalError):
             raise DatabaseUnreachable(
