@@ -240,7 +240,9 @@ def check_plain(path: Path) -> Contents:
 
     Otherwise what could be read of it.
     """
-    version, tables, extensions = "", set(), set()
+    version = ""
+    tables: set[str] = set()
+    extensions: set[str] = set()
     with path.open("rb") as file:
         file.seek(0, os.SEEK_END)
         file.seek(max(0, file.tell() - _TAIL))

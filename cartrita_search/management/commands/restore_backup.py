@@ -115,8 +115,9 @@ class Command(BaseCommand):
             with sigterm_interrupts(), phases(sys.stderr) as report:
                 done = restore_backup(plan, drop_old=options["drop_old"], progress=report)
         except KeyboardInterrupt as error:
+            kept = "" if options["in_place"] else " and the former kept"
             raise CommandError(
-                "Interrupted. The database is as it was, or wholly restored and the former kept.",
+                f"Interrupted. The database is as it was, or wholly restored{kept}.",
                 returncode=130,
             ) from error
         except SearchError as error:
