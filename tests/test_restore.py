@@ -356,6 +356,9 @@ def test_a_bad_backup_is_refused_before_anything_is_touched(
         (with_another_manifest(roles=['no"body']), 'CREATE ROLE "no""body"'),
         (with_another_manifest(database_bytes=1 << 60), "disk has"),
         (with_half_a_manifest, "manifest .* cannot be read"),
+        (with_another_manifest(files={".": {"bytes": 1}}), "manifest .* cannot be read"),
+        (with_another_manifest(tables=[]), "manifest .* cannot be read"),
+        (with_another_manifest(properties={"owner": "x"}), "manifest .* cannot be read"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused_before_anything_is_touched(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RestoreRefused, SearchError
+from .database_properties import PROPERTIES
 from .programs import Program, run
 
 #: Called with what is being done, how much of it is done, how much there is (None: not
@@ -123,17 +124,45 @@ def read_manifest(path: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RestoreRefused(
-            f"The backup's manifest {file} cannot be read.",
-            f"{_NOT_TOUCHED} Another backup may be whole; without that file the dump is"
-            " restored with fewer checks.",
-        ) from error
+        raise _unreadable(file) from error
     if newer:
         raise RestoreRefused(
             f"The backup's manifest {file} is of a newer version of this package.",
             f"{_NOT_TOUCHED} Restore with that version.",
         )
+    if manifest is None or not _has_its_form(manifest):
+        raise _unreadable(file)
     return manifest
+
+
+def _unreadable(file: Path) -> RestoreRefused:
+    return RestoreRefused(
+        f"The backup's manifest {file} cannot be read.",
+        f"{_NOT_TOUCHED} Another backup may be whole; without that file the dump is"
+        " restored with fewer checks.",
+    )
+
+
+def _has_its_form(manifest: Manifest) -> bool:
+    """Whether what is read of it is there: bits of this file may have flipped as well."""
+    texts = ("database", "taken_at", "server_version", "pg_dump_version")
+    return (
+        all(isinstance(getattr(manifest, name), str) for name in texts)
+        and isinstance(manifest.database_bytes, int)
+        and isinstance(manifest.files, dict)
+        and all(
+            isinstance(file, dict)
+            and isinstance(file.get("bytes"), int)
+            and isinstance(file.get("sha256"), str)
+            for file in manifest.files.values()
+        )
+        and isinstance(manifest.tables, dict)
+        and all(isinstance(rows, int) for rows in manifest.tables.values())
+        and isinstance(manifest.properties, dict)
+        and manifest.properties.keys() == PROPERTIES
+        and all(isinstance(each, list) for each in (manifest.roles, manifest.migrations))
+        and all(isinstance(each, str) for each in manifest.roles + manifest.migrations)
+    )
 
 
 def dump_format(path: Path) -> str:
