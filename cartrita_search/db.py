@@ -358,6 +358,11 @@ def direct_connection(
         yield connection
 
 
+def quoted(name: str) -> str:
+    """The name as it is written in a statement, for those that are to be typed in."""
+    return sql.Identifier(name).as_string(None)
+
+
 def one_row(
     connection: psycopg.Connection, query: str | sql.Composed, arguments: Sequence[object] = ()
 ) -> tuple[Any, ...]:

@@ -287,7 +287,10 @@ BEGIN
     IF to_regclass('public.schema_migrations_v1') IS NOT NULL THEN
         INSERT INTO public.schema_migrations
             (version, applied_at, checksum, description, migration_type)
-        SELECT r.row ->> 'version', coalesce((r.row ->> 'applied_at')::timestamptz, 'epoch'),
+        SELECT r.row ->> 'version',
+            CASE jsonb_typeof(r.row -> 'applied_at')
+                WHEN 'string' THEN (r.row ->> 'applied_at')::timestamptz ELSE 'epoch'
+            END,
             coalesce(r.row ->> 'checksum', ''), coalesce(r.row ->> 'description', ''),
             coalesce(r.row ->> 'migration_type', 'schema')
         FROM (SELECT to_jsonb(v) AS row FROM public.schema_migrations_v1 AS v) AS r

@@ -132,6 +132,16 @@ def test_v1_goes_forward_loses_nothing_goes_back_as_it_was_and_forward_again(
         assert contents(pg).keys() == after.keys()
 
 
+def test_the_look_before_does_not_advise_to_change_v1_s_rows(v1: dict[str, Any]) -> None:
+    with connected(v1) as pg:
+        make_v1(pg, runner_files=4)
+    said = run(v1, "check", databases=["default"])
+    assert "cartrita_search.W003" in said
+    assert "UPDATE retrieval_configs" not in said
+    run(v1, "migrate", APP)
+    assert "UPDATE" not in run(v1, "check", databases=["default"])
+
+
 def test_what_the_migrating_role_lacks_is_named_with_the_grant_before_anything_is_touched(
     pg: psycopg.Connection, v1: dict[str, Any], manage: Manage
 ) -> None:
@@ -202,8 +212,11 @@ def test_what_an_object_was_for_stays_with_it(v1: dict[str, Any]) -> None:
 def test_a_record_of_another_shape_is_kept_too(v1: dict[str, Any]) -> None:
     """Other tools have a table of that name."""
     with connected(v1) as pg:
-        pg.execute("CREATE TABLE schema_migrations (version bigint PRIMARY KEY, dirty boolean)")
-        pg.execute("INSERT INTO schema_migrations VALUES (20250101, false)")
+        pg.execute(
+            "CREATE TABLE schema_migrations"
+            " (version bigint PRIMARY KEY, dirty boolean, applied_at integer)"
+        )
+        pg.execute("INSERT INTO schema_migrations VALUES (20250101, false, 1735689600)")
         before = read_catalog(pg)
         assert "20250101" in run(v1, "verify_migrations")
         run(v1, "migrate", APP)
@@ -212,7 +225,7 @@ def test_a_record_of_another_shape_is_kept_too(v1: dict[str, Any]) -> None:
         after = without_bookkeeping(read_catalog(pg))
         del after["extension", "vector"]
         assert after == before
-        assert pg.execute("TABLE schema_migrations").fetchall() == [(20250101, False)]
+        assert pg.execute("TABLE schema_migrations").fetchall() == [(20250101, False, 1735689600)]
 
 
 def test_everything_of_a_name_makes_room_overloads_and_aggregates_too(v1: dict[str, Any]) -> None:

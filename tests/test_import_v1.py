@@ -564,12 +564,19 @@ def test_a_map_that_does_not_fit_is_refused(
     assert contents(v1)[0] == []
 
 
-def test_mistakes_are_one_line(v1: psycopg.Connection, manage: Manage) -> None:
+def test_mistakes_are_one_line(
+    v1: psycopg.Connection, manage: Manage, manage_environment: dict[str, str]
+) -> None:
     v1.execute("TRUNCATE embeddings_v1")
     done = manage("import_v1", LOG_LEVEL="WARNING")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "--model NAME" in done.stderr
+    read_only = f"{manage_environment['DATABASE_URL']}&options=-cdefault_transaction_read_only=on"
+    done = manage("import_v1", "--model", MODEL, DATABASE_URL=read_only, LOG_LEVEL="WARNING")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "read-only transaction" in done.stderr
     with pytest.raises(CommandError, match="A map names no table") as refused:
         call_command("import_v1", map=["content=body"])
     assert refused.value.returncode == 1
@@ -588,28 +595,28 @@ def test_nothing_of_v1_is_no_error(pg: psycopg.Connection, manage: Manage) -> No
 def test_a_table_that_may_not_be_read_in_full_is_refused_with_the_grant(
     v1: psycopg.Connection, manage: Manage, manage_environment: dict[str, str]
 ) -> None:
-    v1.execute("CREATE ROLE importer LOGIN")
+    v1.execute('CREATE ROLE "the importer" LOGIN')
     try:
         url = manage_environment["DATABASE_URL"].replace(
-            "postgres://postgres@", "postgres://importer@"
+            "postgres://postgres@", "postgres://the%20importer@"
         )
         assert "importer" in url
         v1.execute(
-            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO importer"
+            'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO "the importer"'
         )
-        v1.execute("REVOKE SELECT ON mcp_tasks FROM importer")
+        v1.execute('REVOKE SELECT ON mcp_tasks FROM "the importer"')
         done = manage("import_v1", DATABASE_URL=url)
         assert done.returncode == 5
-        assert "GRANT SELECT ON mcp_tasks TO importer;" in done.stderr
-        v1.execute("GRANT SELECT ON mcp_tasks TO importer")
+        assert 'GRANT SELECT ON mcp_tasks TO "the importer";' in done.stderr
+        v1.execute('GRANT SELECT ON mcp_tasks TO "the importer"')
         v1.execute("ALTER TABLE mcp_tasks ENABLE ROW LEVEL SECURITY")
         done = manage("import_v1", DATABASE_URL=url)
         assert done.returncode == 5
         assert "Row security hides rows of mcp_tasks" in done.stderr
         assert contents(v1)[0] == []
     finally:
-        v1.execute("DROP OWNED BY importer")
-        v1.execute("DROP ROLE importer")
+        v1.execute('DROP OWNED BY "the importer"')
+        v1.execute('DROP ROLE "the importer"')
 
 
 # --- People -----------------------------------------------------------------------
@@ -680,6 +687,26 @@ def test_rights_names_and_times_of_people(v1: psycopg.Connection) -> None:
     assert (margaret.first_name, margaret.last_name) == ("Margaret", "Heafield Hamilton")
     assert margaret.date_joined.year == 2020
     assert not margaret.has_usable_password()
+
+
+@pytest.mark.parametrize(
+    ("kind", "no", "admins"), [("text", "'false'", []), ("integer", "0", [1])]
+)
+def test_a_flag_of_another_type_makes_nobody_an_admin_by_mistake(
+    v1: psycopg.Connection, kind: str, no: str, admins: list[int]
+) -> None:
+    v1.execute(
+        sql.SQL(
+            "ALTER TABLE users ALTER is_admin DROP DEFAULT, ALTER is_admin TYPE {0}"
+            " USING CASE WHEN is_admin THEN true::integer::{0} ELSE {1} END,"
+            " ADD is_active {0} DEFAULT {1}"
+        ).format(sql.SQL(kind), sql.SQL(no))
+    )
+    v1.execute("UPDATE users SET role = NULL")
+    run(users=True)
+    people = User.objects.order_by("pk")
+    assert [person.pk for person in people if person.is_superuser] == admins
+    assert {person.is_active for person in people} == {kind == "text"}
 
 
 def test_accounts_that_are_there_stay_as_they_are(v1: psycopg.Connection) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -29,6 +30,7 @@ from cartrita_search.errors import LockHeld
 from cartrita_search.management.commands.migrate import Command
 from cartrita_search.migration_operations import migration_checksum
 from cartrita_search.ops import migration_guard
+from cartrita_search.ops.dumps import read_manifest
 from cartrita_search.ops.migration_guard import STEPS, records
 from tests.catalog import read_catalog
 from tests.conftest import Manage
@@ -208,6 +210,17 @@ def test_it_gives_up_at_the_deadline_and_names_who_holds_the_lock(migrated: Para
     assert raised.value.returncode == 75
 
 
+def test_it_says_for_whom_it_waits_and_finds_nothing_to_do_then(migrated: Parameters) -> None:
+    with connected(migrated, application_name="somebody else") as holder:
+        holder.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
+        whom = f"Waiting for another migrator: pid {holder.info.backend_pid} (role "
+        with migrating(migrated, APP, awaited=whom, wait=60) as said:
+            assert "somebody else" in said.getvalue()
+            assert "Running migrations" not in said.getvalue()
+            holder.execute("SELECT pg_advisory_unlock(%s)", [MIGRATION_LOCK])
+        assert "No migrations to apply" in said.getvalue()
+
+
 def test_what_only_looks_waits_for_nobody(migrated: Parameters) -> None:
     with connected(migrated) as holder, advisory_lock(holder, MIGRATION_LOCK):
         assert "No planned migration" in run(migrated, "migrate", APP, plan=True, wait=0.001)
@@ -296,6 +309,95 @@ def test_what_the_role_does_not_own_ends_in_one_line_with_what_is_missing(
         assert read_catalog(own) == before
         own.execute(sql.SQL("DROP OWNED BY {}").format(role))
     pg.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+def test_a_wait_of_years_is_taken(migrated: Parameters) -> None:
+    """PostgreSQL's own limit of a wait for a lock is 24 days."""
+    run(migrated, "migrate", APP, BEFORE_CONCURRENT)
+    said = run(migrated, "migrate", APP, CONCURRENT, wait=1e9, lock_timeout=1e9)
+    assert f"Applying {APP}.{CONCURRENT}... OK" in said
+
+
+def test_a_database_that_takes_no_changes_is_told_in_one_line(
+    migrated: Parameters, manage: Manage
+) -> None:
+    """As a replica takes none."""
+    run(migrated, "migrate", APP, VERSIONS[-2])
+    read_only = f"{url(migrated)}&options=-cdefault_transaction_read_only=on"
+    done = manage("migrate", APP, DATABASE_URL=read_only, LOG_LEVEL="WARNING")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "Migrate the primary" in done.stderr
+    with database_of(migrated):
+        assert records()[-1].state == "pending"
+
+
+def test_the_record_that_a_role_may_not_read_or_rewrite_is_told_in_one_line(
+    migrated: Parameters, pg: psycopg.Connection
+) -> None:
+    role = sql.Identifier("test application")
+    pg.execute(sql.SQL("CREATE ROLE {}").format(role))
+    with connected(migrated) as own:
+        own.execute(sql.SQL("GRANT SELECT ON schema_migrations TO {}").format(role))
+        change_checksums(own, VERSIONS[0])
+        with database_of(migrated):
+            options = connections["default"].settings_dict["OPTIONS"]
+            connections["default"].settings_dict["OPTIONS"] = options | {
+                "assume_role": "test application"
+            }
+            with pytest.raises(CommandError, match="table django_migrations") as unread:
+                call_command("verify_migrations", stdout=StringIO())
+            own.execute(sql.SQL("GRANT SELECT ON django_migrations TO {}").format(role))
+            own.execute(sql.SQL("GRANT SELECT ON operator_actions TO {}").format(role))
+            with pytest.raises(CommandError, match="table schema_migrations") as unwritten:
+                call_command("repair_migration_checksum", VERSIONS[0], expect="other")
+        assert unread.value.returncode == unwritten.value.returncode == 5
+        own.execute(sql.SQL("DROP OWNED BY {}").format(role))
+    pg.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["migrate"],
+        ["migrate", "--check"],
+        ["migrate", "--plan"],
+        ["verify_migrations"],
+        ["repair_migration_checksum", VERSIONS[0], "--expect", "other"],
+        ["import_v1"],
+        ["backup_database", "nothing/a.dump"],
+        ["restore_backup", "--back-to", "x", "--noinput"],
+    ],
+    ids=" ".join,
+)
+def test_a_server_that_is_not_there_is_one_line(
+    manage: Manage, tmp_path: Path, arguments: list[str]
+) -> None:
+    paths = [argument.replace("nothing", str(tmp_path)) for argument in arguments]
+    done = manage(*paths, DATABASE_URL="postgres://role:hush@127.0.0.1:1/name")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "connection failed" in done.stderr
+    assert "hush" not in done.stderr
+
+
+def test_whoever_reads_the_output_may_go(
+    migrated: Parameters, manage_environment: dict[str, str]
+) -> None:
+    """As `| head` does."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as output:
+        done = subprocess.run(
+            [sys.executable, "manage.py", "verify_migrations"],
+            cwd=django_settings.BASE_DIR,
+            env=manage_environment | {"DATABASE_URL": url(migrated)},
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_an_interrupt_is_one_line_and_lets_the_lock_go(
@@ -434,6 +536,26 @@ def test_a_backup_is_taken_before_the_first_migration_and_not_for_nothing(
     run(migrated, "migrate", APP, "--backup")
     run(migrated, "migrate", APP, VERSIONS[-2])
     assert taken == [("a.dump", len(VERSIONS)), ("", len(VERSIONS) - 2)]
+
+
+def test_the_backup_is_a_real_one_and_without_it_nothing_is_migrated(
+    migrated: Parameters, tmp_path: Path
+) -> None:
+    run(migrated, "migrate", APP, VERSIONS[-2])
+    diary = tmp_path / "diary.txt"
+    diary.write_text("Dear diary")
+    with pytest.raises(CommandError, match="is there already, and is no backup"):
+        run(migrated, "migrate", APP, "--backup", str(diary))
+    with database_of(migrated):
+        assert records()[-1].state == "pending"
+
+    path = tmp_path / "a.dump"
+    said = run(migrated, "migrate", APP, "--backup", str(path))
+    assert said.index("read back in full") < said.index(f"Applying {APP}.{VERSIONS[-1]}... OK")
+    manifest = read_manifest(path)
+    assert manifest is not None
+    assert manifest.database == migrated["dbname"]
+    assert manifest.migrations[-1] == f"{APP}.{VERSIONS[-2]}"
 
 
 # --- The record ---------------------------------------------------------------------

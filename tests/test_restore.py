@@ -49,9 +49,12 @@ from cartrita_search.ops.restore import (
 )
 from cartrita_search.ops.restore_checks import check_rights
 
+from .catalog import read_catalog
 from .conftest import Manage
 from .pgbouncer import pgbouncer
 from .site import PROGRAMS, Site, programs
+from .test_migrations import STEPS as VERSIONS
+from .v1 import make_v1
 
 
 @pytest.fixture(scope="session")
@@ -172,6 +175,30 @@ def test_a_dump_made_by_hand_is_restored_with_the_checks_that_are_possible(
     nameless = ("name of the database",) if kind == "plain" else ()
     assert report.unchecked == ("SHA-256", "row counts", *nameless)
     assert site.others() == []
+
+
+def test_plain_sql_is_known_by_its_comments_and_not_by_what_rows_say(
+    site: Site, tmp_path: Path
+) -> None:
+    said = """
+CREATE DATABASE mine;
+DROP DATABASE mine;
+\\connect mine
+CREATE EXTENSION IF NOT EXISTS "uuid-ossp";
+CREATE TABLE lost (
+"""
+    site.run(
+        "CREATE TABLE parts (n integer, note text) PARTITION BY LIST (n)",
+        "CREATE TABLE part_1 PARTITION OF parts FOR VALUES IN (1)",
+        f"INSERT INTO parts VALUES (1, $${said}$$)",
+    )
+    path = pg_dump(site, tmp_path / "a.sql", "--inserts")
+    site.run("DELETE FROM parts")
+    restore(path, drop_old=True)
+    assert site.run("SELECT note FROM parts") == [(said,)]
+    # But what goes elsewhere does so before any row.
+    path.write_text("-- PostgreSQL database dump\n\\connect other\n" + path.read_text())
+    refused(site, path, "pg_dump --create")
 
 
 def test_a_dump_made_by_hand_brings_a_lost_database_back(site: Site, tmp_path: Path) -> None:
@@ -324,11 +351,14 @@ def test_a_bad_backup_is_refused_before_anything_is_touched(
     ("damage", "said"),
     [
         (with_another_manifest(server_version="19.1"), r"is of PostgreSQL 19\.1.* server is 18"),
-        (with_another_manifest(database="another"), "is of database another.*--of-database"),
+        (with_another_manifest(database="an'other"), r"--of-database 'an'\"'\"'other'"),
         (with_another_manifest(format=2), "newer version of this package"),
-        (with_another_manifest(roles=["no'body"]), 'CREATE ROLE "no\'body"'),
+        (with_another_manifest(roles=['no"body']), 'CREATE ROLE "no""body"'),
         (with_another_manifest(database_bytes=1 << 60), "disk has"),
         (with_half_a_manifest, "manifest .* cannot be read"),
+        (with_another_manifest(files={".": {"bytes": 1}}), "manifest .* cannot be read"),
+        (with_another_manifest(tables=[]), "manifest .* cannot be read"),
+        (with_another_manifest(properties={"owner": "x"}), "manifest .* cannot be read"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused_before_anything_is_touched(
@@ -410,6 +440,7 @@ def test_of_a_backup_that_is_missing_those_beside_are_named(site: Site, backup: 
     assert earlier is not None
     backup.unlink()
     refused(site, backup, re.escape(f"There is: {earlier}"))
+    refused(site, backup.with_name("**.dump"), "There is no backup")
 
 
 # --- Kills ------------------------------------------------------------------
@@ -701,11 +732,89 @@ def test_in_place_refuses_to_leave_later_objects_behind(site: Site, backup: Path
     refused(
         site,
         backup,
-        r"2 objects were made after .*FUNCTION public later\(\).*TABLE public made_later",
+        r"2 objects were made after .*TABLE public made_later, FUNCTION public later\(\)\.",
         in_place=True,
     )
     site.run("DROP TABLE made_later", "DROP FUNCTION later")
     plan_restore(backup, in_place=True)
+
+
+def test_in_place_what_goes_with_a_table_is_no_obstacle(site: Site, backup: Path) -> None:
+    before = site.contents()
+    site.run(
+        "CREATE INDEX made_later ON embeddings USING hnsw ((embedding::vector(2)) vector_l2_ops)",
+        "ALTER TABLE v1_notes ADD more text DEFAULT 'x', ADD UNIQUE (id, more)",
+        "CREATE STATISTICS later ON id, note FROM v1_notes",
+        "ALTER TABLE v1_notes ENABLE ROW LEVEL SECURITY",
+        "DELETE FROM v1_notes WHERE id > 250",
+    )
+    restore(backup, in_place=True)
+    assert site.contents() == before
+    assert site.run("SELECT to_regclass('made_later')") == [(None,)]
+    site.run("ALTER TABLE v1_notes ADD other uuid REFERENCES search_documents")
+    refused(site, backup, "FK CONSTRAINT public v1_notes", in_place=True)
+
+
+def test_in_place_to_before_a_migration_which_can_be_run_again(
+    site: Site, tmp_path: Path, manage: Manage
+) -> None:
+    last, before_it = VERSIONS[-1], VERSIONS[-2]
+    call_command("migrate", "cartrita_search", before_it, verbosity=0)
+    path = Path(backup_database(tmp_path / "a.dump").path)
+    restorable = site.contents()
+    call_command("migrate", verbosity=0)
+    site.run("UPDATE search_documents SET content = 'spoilt'")
+    refused(site, path, f"manage.py migrate cartrita_search {before_it}, then DROP", in_place=True)
+    call_command("migrate", "cartrita_search", before_it, verbosity=0)
+    restore(path, in_place=True)
+    assert site.contents() == restorable
+    said = io.StringIO()
+    call_command("migrate", stdout=said)
+    assert f"Applying cartrita_search.{last}... OK" in said.getvalue()
+
+
+def test_in_place_back_to_v1_which_can_be_migrated_again(site: Site, tmp_path: Path) -> None:
+    with site.connect() as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+        make_v1(connection, runner_files=4)
+        before = read_catalog(connection).keys()
+        path = Path(backup_database(tmp_path / "a.dump").path)
+        call_command("migrate", verbosity=0)
+        connection.execute("DELETE FROM embeddings_v1")
+        refused_in_place(path, "migrate cartrita_search zero, then")
+        call_command("migrate", "cartrita_search", "zero", verbosity=0)
+        # What is left is Django's.
+        said = refused_in_place(path, "TABLE public django_migrations")
+        left = re.findall(r"TABLE public (\w+)", said)
+        connection.execute("DROP TABLE " + ", ".join(left))
+        restore(path, in_place=True)
+        assert read_catalog(connection).keys() == before
+        assert connection.execute("SELECT count(*) FROM embeddings").fetchone() == (8,)
+        call_command("migrate", verbosity=0)
+        call_command("verify_migrations", stdout=io.StringIO())
+
+
+def refused_in_place(path: Path, said: str) -> str:
+    with pytest.raises(RestoreRefused, match=said) as raised:
+        plan_restore(path, in_place=True)
+    return str(raised.value)
+
+
+def test_in_place_names_the_session_that_it_waits_for(site: Site, backup: Path) -> None:
+    told: list[str] = []
+    with site.connect() as holder:
+        holder.execute("SET application_name = 'forgotten'")
+        holder.execute("BEGIN")
+        holder.execute("SELECT FROM v1_notes")
+
+        def tell(label: str, *_: object) -> None:
+            told.append(label)
+            if label.startswith("Waiting"):
+                holder.execute("ROLLBACK")
+
+        restore_backup(plan_restore(backup, in_place=True), progress=tell)
+        assert f"Waiting for pid {holder.info.backend_pid} (role postgres, forgotten)" in told
 
 
 def test_in_place_gives_the_cache_another_identity(site: Site, tmp_path: Path) -> None:
@@ -743,6 +852,7 @@ def small_server() -> Iterator[EmbeddedPostgres]:
                 "fsync": "off",
                 "shared_buffers": "16MB",
                 "max_connections": "20",
+                "wal_level": "logical",
             },
         )
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -780,6 +890,30 @@ def test_a_full_disk_and_a_prepared_transaction_are_one_line_each(
         pg.execute("PREPARE TRANSACTION 'in doubt'")
     with pytest.raises(RestoreRefused, match=r"prepared transactions.*: in doubt"):
         plan_restore(path, of_database=site.name)
+
+
+@pytest.mark.slow
+def test_replication_slots_that_stay_with_the_former_database_are_told(
+    site: Site, small_server: EmbeddedPostgres, tmp_path: Path, settings: LazySettings
+) -> None:
+    there = Site(
+        {"host": str(small_server.socket.parent), "port": 5432, "user": "postgres"}, "small"
+    )
+    there.run("CREATE DATABASE small", name="postgres")
+    there.run("CREATE TABLE precious AS SELECT 1 AS n")
+    settings.CARTRITA_SEARCH = settings.CARTRITA_SEARCH | {"DIRECT_DATABASE_URL": there.url()}
+    path = Path(backup_database(tmp_path / "a.dump").path)
+    there.run("SELECT pg_create_logical_replication_slot('feed', 'pgoutput')")
+    plan = plan_restore(path)
+    assert "replication slot feed stays with" in "".join(plan.lines(drop_old=False))
+    report = restore_backup(plan)
+    (warning,) = report.warnings
+    assert "SELECT pg_drop_replication_slot('feed')" in warning
+    assert report.kept is not None
+    # It belongs to the one that comes back, and not to the one that goes.
+    assert go_back(report.kept).warnings == ()
+    assert restore(path, drop_old=True).warnings == ()
+    assert there.run("SELECT count(*) FROM pg_replication_slots") == [(0,)]
 
 
 def test_a_server_that_ends_our_sessions_half_way_is_one_line_and_no_harm(
@@ -863,6 +997,23 @@ def test_the_command_shows_the_plan_asks_and_prints_how_to_go_back(
     call_command("restore_backup", "--back-to", kept, "--noinput", "--json")
     assert json.loads(capsys.readouterr().out)["path"] == kept
     assert site.oid() == identity
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--in-place", "--keep-old"], "no former one to keep"),
+        (["--in-place", "--drop-old"], "no former one to keep"),
+        (["--back-to", "x", "--drop-old"], "no other option"),
+        (["--back-to", "x", "--of-database", "y"], "no other option"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    site: Site, options: list[str], said: str
+) -> None:
+    with pytest.raises(CommandError, match=said) as raised:
+        call_command("restore_backup", *options, "--noinput")
+    assert raised.value.returncode == 2
 
 
 def test_the_command_refuses_in_one_line_with_its_exit_code(

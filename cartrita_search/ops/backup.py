@@ -21,7 +21,14 @@ from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 from psycopg import sql
 
-from ..db import BACKUP_LOCK, advisory_lock, direct_connection, direct_parameters, one_row
+from ..db import (
+    BACKUP_LOCK,
+    advisory_lock,
+    direct_connection,
+    direct_parameters,
+    one_row,
+    quoted,
+)
 from ..errors import BackupFailed, InvalidArgument, LockHeld, PrivilegeMissing, RestoreRefused
 from . import dumps
 from .actions import record_action
@@ -170,7 +177,11 @@ def record_if_possible(action: str, subject: str, details: dict[str, Any], using
 
 def _check_place(path: Path) -> None:
     """Raise `InvalidArgument` unless a backup may be written to ``path``."""
-    if path.exists():
+    try:
+        is_there = path.exists()
+    except OSError as error:
+        raise _failure(path)(error.strerror or str(error)) from error
+    if is_there:
         try:
             dumps.dump_format(path)
         except RestoreRefused as error:
@@ -190,7 +201,12 @@ def _check_place(path: Path) -> None:
 @contextmanager
 def _sole_writer(folder: Path) -> Iterator[None]:
     """Keep two backups from clearing up each other's files; the lock ends with the process."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise BackupFailed(
+            f"The folder {folder} cannot be read: {error.strerror}.", _UNTOUCHED
+        ) from error
     try:
         with suppress(OSError):  # a network's file system may know no locks
             try:
@@ -325,7 +341,7 @@ def count_rows(connection: psycopg.Connection, counted: Progress | None = None) 
                 f"Role {connection.info.user} may not read {schema}.{table}, and a backup takes"
                 " every table.",
                 f"{_UNTOUCHED} Back up as the tables' owner, or: GRANT pg_read_all_data TO"
-                f' "{connection.info.user}";',
+                f" {quoted(connection.info.user)};",
             ) from error
         if counted is not None:
             counted("Counting rows", number, len(tables), "tables")

@@ -14,6 +14,21 @@ _LISTS = {
     "local_preload_libraries",
     "session_preload_libraries",
 }
+#: What `database_properties` tells.
+PROPERTIES = {
+    "owner",
+    "encoding",
+    "tablespace",
+    "comment",
+    "connection_limit",
+    "provider",
+    "collate",
+    "ctype",
+    "locale",
+    "icu_rules",
+    "rights",
+    "settings",
+}
 _PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
 
 

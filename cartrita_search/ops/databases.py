@@ -19,7 +19,7 @@ import psycopg
 from django.db import connections
 from psycopg import sql
 
-from ..db import direct_connection, direct_parameters, one_row
+from ..db import direct_connection, direct_parameters, one_row, quoted
 from ..errors import RestoreFailed
 from .steps import step
 
@@ -140,9 +140,27 @@ def swap(
         raise RestoreFailed(
             f"Sessions of database {target} did not end: {_sessions(connection, target)}.",
             f"Database {target} is as it was. End them, or: GRANT pg_signal_backend TO"
-            f' "{connection.info.user}"; and run this again.',
+            f" {quoted(connection.info.user)}; and run this again.",
         ) from error
     return kept
+
+
+def slots_left_behind(connection: psycopg.Connection, target: str) -> list[str]:
+    """Of each logical replication slot, what to see to when ``target`` is replaced.
+
+    A slot belongs to the database it was made in, whatever that is called.
+    """
+    rows = connection.execute(
+        "SELECT slot_name::text FROM pg_replication_slots"
+        " WHERE database = %s AND NOT temporary ORDER BY 1",
+        [target],
+    ).fetchall()
+    return [
+        f"replication slot {name} stays with the former database, and keeps its WAL on the disk"
+        " until it is dropped. Make one anew here for its subscriber, then:"
+        f" SELECT pg_drop_replication_slot('{name}');"
+        for (name,) in rows
+    ]
 
 
 def _free_name(connection: psycopg.Connection, target: str) -> str:
@@ -207,4 +225,4 @@ def scratch_databases(connection: psycopg.Connection, target: str) -> list[str]:
 
 def drop_statement(name: str) -> str:
     """What to type into psql to drop it."""
-    return sql.SQL("DROP DATABASE {};").format(sql.Identifier(name)).as_string(None)
+    return f"DROP DATABASE {quoted(name)};"

@@ -6,6 +6,7 @@ it. A dump that somebody made with pg_dump alone has none, and fewer checks are 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RestoreRefused, SearchError
+from .database_properties import PROPERTIES
 from .programs import Program, run
 
 #: Called with what is being done, how much of it is done, how much there is (None: not
@@ -30,6 +32,11 @@ MIB = 1 << 20
 FORMATS = ("custom", "directory", "tar", "plain")
 _PLAIN_HEAD = b"-- PostgreSQL database dump\n"
 _PLAIN_END = b"-- PostgreSQL database dump complete"
+#: The comment above an object, in which nothing is quoted.
+_PLAIN_ENTRY = re.compile(
+    rb"-- (?:Data for )?Name: (?P<name>.+); Type: (?P<kind>TABLE DATA|EXTENSION|DATABASE);"
+    rb" Schema: (?P<schema>.+); Owner: "
+)
 #: Bytes at the end of a plain dump in which its last line stands.
 _TAIL = 4096
 
@@ -117,17 +124,45 @@ def read_manifest(path: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RestoreRefused(
-            f"The backup's manifest {file} cannot be read.",
-            f"{_NOT_TOUCHED} Another backup may be whole; without that file the dump is"
-            " restored with fewer checks.",
-        ) from error
+        raise _unreadable(file) from error
     if newer:
         raise RestoreRefused(
             f"The backup's manifest {file} is of a newer version of this package.",
             f"{_NOT_TOUCHED} Restore with that version.",
         )
+    if manifest is None or not _has_its_form(manifest):
+        raise _unreadable(file)
     return manifest
+
+
+def _unreadable(file: Path) -> RestoreRefused:
+    return RestoreRefused(
+        f"The backup's manifest {file} cannot be read.",
+        f"{_NOT_TOUCHED} Another backup may be whole; without that file the dump is"
+        " restored with fewer checks.",
+    )
+
+
+def _has_its_form(manifest: Manifest) -> bool:
+    """Whether what is read of it is there: bits of this file may have flipped as well."""
+    texts = ("database", "taken_at", "server_version", "pg_dump_version")
+    return (
+        all(isinstance(getattr(manifest, name), str) for name in texts)
+        and isinstance(manifest.database_bytes, int)
+        and isinstance(manifest.files, dict)
+        and all(
+            isinstance(file, dict)
+            and isinstance(file.get("bytes"), int)
+            and isinstance(file.get("sha256"), str)
+            for file in manifest.files.values()
+        )
+        and isinstance(manifest.tables, dict)
+        and all(isinstance(rows, int) for rows in manifest.tables.values())
+        and isinstance(manifest.properties, dict)
+        and manifest.properties.keys() == PROPERTIES
+        and all(isinstance(each, list) for each in (manifest.roles, manifest.migrations))
+        and all(isinstance(each, str) for each in manifest.roles + manifest.migrations)
+    )
 
 
 def dump_format(path: Path) -> str:
@@ -164,7 +199,8 @@ def dump_format(path: Path) -> str:
 
 def _others(path: Path) -> str:
     """The backups beside where none is."""
-    found = sorted(path.parent.glob(f"{path.stem}.*{path.suffix}")) if path.suffix else []
+    pattern = f"{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"
+    found = sorted(path.parent.glob(pattern)) if path.suffix else []
     return f" There is: {', '.join(map(str, found))}." if found else ""
 
 
@@ -233,7 +269,9 @@ def check_plain(path: Path) -> Contents:
 
     Otherwise what could be read of it.
     """
-    version, tables, extensions = "", set(), set()
+    version = ""
+    tables: set[str] = set()
+    extensions: set[str] = set()
     with path.open("rb") as file:
         file.seek(0, os.SEEK_END)
         file.seek(max(0, file.tell() - _TAIL))
@@ -244,7 +282,10 @@ def check_plain(path: Path) -> Contents:
             )
         file.seek(0)
         for line in file:
-            if line.startswith((b"\\connect", b"CREATE DATABASE", b"DROP DATABASE")):
+            named = _PLAIN_ENTRY.match(line)
+            kind = named["kind"] if named else b""
+            # Rows and function bodies may hold any text; what goes elsewhere does so before them.
+            if kind == b"DATABASE" or (not tables and line.startswith(b"\\connect ")):
                 raise RestoreRefused(
                     f"The backup {path} names a database by itself (pg_dump --create).",
                     f"{_NOT_TOUCHED} Remove its lines CREATE DATABASE, DROP DATABASE, ALTER"
@@ -252,10 +293,10 @@ def check_plain(path: Path) -> Contents:
                 )
             if found := re.match(rb"-- Dumped from database version ([\d.]+)", line):
                 version = found[1].decode()
-            elif found := re.match(rb"CREATE (?:UNLOGGED )?TABLE (.+) \($", line):
-                tables.add(found[1].decode().replace('"', "").replace(".", " ") + " ")
-            elif found := re.match(rb'CREATE EXTENSION IF NOT EXISTS "?([\w-]+)', line):
-                extensions.add(found[1].decode())
+            elif named and kind == b"TABLE DATA":
+                tables.add(f"{named['schema'].decode()} {named['name'].decode()} ")
+            elif named and kind == b"EXTENSION":
+                extensions.add(named["name"].decode())
     return Contents("", version, [], tables, extensions)
 
 

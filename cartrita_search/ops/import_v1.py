@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from django.db import (
     DEFAULT_DB_ALIAS,
+    InternalError,
     OperationalError,
     ProgrammingError,
     connections,
@@ -21,6 +22,7 @@ from django.db import (
 )
 from django.db.models import F, QuerySet, Sum
 from django.db.models.functions import Now
+from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
 from ..conf import search_settings
@@ -187,7 +189,7 @@ def _as_search_errors() -> Iterator[None]:
             f"This role may not do all that an import does: {' '.join(str(error).split())}.",
             "The batches before are stored. Import as the role that migrates.",
         ) from error
-    except OperationalError as error:
+    except (InternalError, OperationalError) as error:  # the first: a replica, or read-only
         raise DatabaseUnreachable(
             f"The database server ended the work: {' '.join(str(error).split())}.",
             "The batches before are stored. Run the same again: it goes on after them.",
@@ -513,7 +515,7 @@ class _Run:
             if not is_owner:
                 self.report.index[model] = (
                     "not built: that takes the owner of the tables. As the owner:"
-                    f" SELECT rebuild_vector_indexes('{model}')"
+                    f" SELECT rebuild_vector_indexes({sql.Literal(model).as_string(None)})"
                 )
                 continue
             try:

@@ -64,9 +64,14 @@ DEFAULT_WAIT = 300.0
 #: lock_not_available, deadlock_detected: the same migration may get its locks later.
 _LATER = {"55P03", "40P01"}
 _INSUFFICIENT_PRIVILEGE = "42501"
+#: read_only_sql_transaction: a replica, or default_transaction_read_only.
+_READ_ONLY = "25006"
 
 #: How our own versions are named; whatever else is in schema_migrations is others'.
 _OURS = re.compile(r"\d{4}_\w+")
+
+#: In milliseconds, 24 days: PostgreSQL takes no more.
+_LONGEST_LOCK_TIMEOUT = 2**31 - 1
 
 #: Between two looks at who is in the way, in seconds.
 _WATCH_SECONDS = 0.2
@@ -132,7 +137,8 @@ def records(*, using: str = DEFAULT_DB_ALIAS) -> list[MigrationRecord]:
     `PrivilegeMissing` where the role may not read the record.
     """
     connection = connections[using]
-    loader = MigrationLoader(connection)
+    with _privileged("may not read the record of migrations"):
+        loader = MigrationLoader(connection)
     on_disk = sorted(name for app, name in loader.disk_migrations if app == APP)
     applied = {name for app, name in loader.applied_migrations if app == APP}
     rows = _rows(connection, ours=bool(applied))
@@ -181,7 +187,10 @@ def _rows(connection: BaseDatabaseWrapper, *, ours: bool) -> dict[str, dict[str,
             )
         cursor.execute(
             """
-            SELECT r.row ->> 'version', (r.row ->> 'applied_at')::timestamptz,
+            SELECT r.row ->> 'version',
+                CASE jsonb_typeof(r.row -> 'applied_at')
+                    WHEN 'string' THEN (r.row ->> 'applied_at')::timestamptz
+                END,
                 r.row ->> 'checksum', r.row ->> 'description', r.row ->> 'migration_type'
             FROM (SELECT to_jsonb(s) AS row FROM public.schema_migrations AS s) AS r
             WHERE r.row ->> 'version' IS NOT NULL
@@ -212,7 +221,11 @@ def repair_checksum(
         raise InvalidArgument(
             f"{version} is {record.state}: there is no drift to repair.", "Nothing was changed."
         )
-    with transaction.atomic(using=using), connections[using].cursor() as cursor:
+    with (
+        _privileged("may not rewrite the record of migrations"),
+        transaction.atomic(using=using),
+        connections[using].cursor() as cursor,
+    ):
         if not _has_table(connections[using], "operator_actions"):
             raise NotMigrated(
                 "The table operator_actions, which is to record this, is not there yet.",
@@ -236,6 +249,20 @@ def repair_checksum(
             using=using,
         )
     return next(each for each in records(using=using) if each.version == version)
+
+
+@contextmanager
+def _privileged(lacks: str) -> Iterator[None]:
+    """`PrivilegeMissing` for what this role is refused in the block."""
+    try:
+        yield
+    except DatabaseError as error:
+        if getattr(error.__cause__, "sqlstate", None) not in {_INSUFFICIENT_PRIVILEGE, _READ_ONLY}:
+            raise
+        raise PrivilegeMissing(
+            f"This role {lacks}: {str(error).strip()}.",
+            "Nothing was changed. Run this as the role that migrates.",
+        ) from error
 
 
 def _has_table(connection: BaseDatabaseWrapper, name: str) -> bool:
@@ -404,7 +431,7 @@ class _Guard:
                 with connections[self.using].cursor() as cursor:
                     cursor.execute(
                         "SELECT set_config('lock_timeout', %s, false)",
-                        [f"{max(1, round(timeout * 1000))}ms"],
+                        [f"{min(max(1, round(timeout * 1000)), _LONGEST_LOCK_TIMEOUT)}ms"],
                     )
                 return work()
             except DatabaseError as error:
@@ -608,6 +635,11 @@ def _one_line() -> Iterator[None]:
             raise PrivilegeMissing(
                 f"The migrating role lacks a privilege: {message}.",
                 f"{rolled_back} Migrate as the objects' owner, or GRANT that role to this one.",
+            ) from error
+        if sqlstate == _READ_ONLY:
+            raise DatabaseUnreachable(
+                f"The database takes no changes: {message}.",
+                f"{rolled_back} Migrate the primary, as a role that is not read-only.",
             ) from error
         if isinstance(error.__cause__, psycopg.OperationalError):
             raise DatabaseUnreachable(

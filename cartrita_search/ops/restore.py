@@ -45,6 +45,7 @@ from .databases import (
     patient_connection,
     scratch_databases,
     scratch_name,
+    slots_left_behind,
     swap,
     target_database,
 )
@@ -60,6 +61,7 @@ from .restore_checks import (
     check_tables,
     check_version,
     checked_contents,
+    table_names,
     unusable,
     what_is_checked,
 )
@@ -98,6 +100,8 @@ class RestorePlan:
     checked: tuple[str, ...]
     unchecked: tuple[str, ...]
     kept: tuple[KeptDatabase, ...]
+    #: What has to be seen to afterwards, as is known before.
+    slots: tuple[str, ...]
     using: str
     manifest: Manifest | None
     contents: Contents
@@ -129,6 +133,7 @@ class RestorePlan:
                 f"The backup is loaded beside it by {self.jobs} jobs, verified, and takes its"
                 f" name; the former database is {old}."
             )
+        lines += [f"To be seen to afterwards: {slot}" for slot in self.slots]
         lines += [
             f"Kept from an earlier restore: {each.name}, {_mib(each.bytes)}."
             f" To drop it: {drop_statement(each.name)}"
@@ -211,11 +216,14 @@ def plan_restore(
             check_space(connection, manifest)
         kept = kept_databases(connection, target)
         size = database_size(connection, target) if properties else None
+        slots = [] if in_place else slots_left_behind(connection, target)
     if properties:
         with patient_connection(using, target) as connection:
             check_tables(connection, path, manifest, contents)
             if in_place:
-                check_later_objects(connection, path, contents, pg_restore, using)
+                check_later_objects(
+                    connection, path, manifest, contents, pg_restore=pg_restore, using=using
+                )
     files = dumps.dump_files(path).values()
     checked, unchecked = what_is_checked(kind, manifest)
     return RestorePlan(
@@ -232,6 +240,7 @@ def plan_restore(
         checked=checked,
         unchecked=unchecked,
         kept=tuple(kept),
+        slots=tuple(slots),
         using=using,
         manifest=manifest,
         contents=contents,
@@ -302,6 +311,7 @@ def go_back(name: str, *, using: str = DEFAULT_DB_ALIAS) -> RestoreReport:
             _failing(name, target),
             _nobody_at_work(target, using, exists=properties is not None) as release,
         ):
+            warnings = slots_left_behind(connection, target)
             release()
             kept = swap(connection, target, name, using, exists=properties is not None)
     step("restore", "record", name)
@@ -318,7 +328,7 @@ def go_back(name: str, *, using: str = DEFAULT_DB_ALIAS) -> RestoreReport:
         drop_kept=drop_statement(kept) if kept else None,
         checked=(),
         unchecked=(),
-        warnings=(),
+        warnings=tuple(warnings),
     )
 
 
@@ -383,6 +393,8 @@ def _restore_beside(
                 rows = _verify(scratch, plan, progress)
                 step("restore", "settings", scratch)
                 warnings = apply_properties(connection, scratch, properties) if properties else []
+                if not drop_old:
+                    warnings += slots_left_behind(connection, target)
                 release()
                 kept = swap(connection, target, scratch, using, exists=present is not None)
             except BaseException:
@@ -493,6 +505,7 @@ def _verify(scratch: str, plan: RestorePlan, progress: Progress) -> dict[str, in
     with patient_connection(plan.using, scratch) as connection:
         connection.execute(_MAKE_READY)
         rows = count_rows(connection, progress)
+        present = table_names(connection)
         installed = {
             name for (name,) in connection.execute("SELECT extname FROM pg_extension").fetchall()
         }
@@ -508,7 +521,7 @@ def _verify(scratch: str, plan: RestorePlan, progress: Progress) -> dict[str, in
     ]
     if wrong:
         raise _failure(plan.path, plan.database)("; ".join(wrong[:5]))
-    if absent := plan.contents.beyond(rows):
+    if absent := plan.contents.beyond(present):
         raise _failure(plan.path, plan.database)(f"tables are missing: {', '.join(absent[:5])}")
     return rows
 
@@ -524,6 +537,11 @@ def _restore_in_place(
     plan: RestorePlan, drop_old: bool, progress: Progress
 ) -> tuple[None, dict[str, int], list[str]]:
     connections.close_all()  # a transaction of ours would be in the way
+
+    def poll() -> None:
+        who = _in_the_way(connection)
+        progress(f"Waiting for {who}" if who else "Restoring in place", 0, None, "")
+
     with (
         _failing(plan.path, plan.database),
         patient_connection(plan.using, plan.database) as connection,
@@ -552,7 +570,7 @@ def _restore_in_place(
                     plan.path,
                 ],
                 _failure(plan.path, plan.database),
-                poll=lambda: progress("Restoring in place", 0, None, ""),
+                poll=poll,
             )
         try:
             renew_cache_identity(connection)
@@ -561,6 +579,22 @@ def _restore_in_place(
         except psycopg.Error as error:  # the restore is committed by now
             rows, warnings = {}, [f"{_MAKE_READY}: {' '.join(str(error).split())}"]
     return None, rows, warnings
+
+
+def _in_the_way(connection: psycopg.Connection) -> str:
+    """Whose locks on tables a restore in place waits for; "" for nobody's."""
+    rows = connection.execute(
+        """
+        SELECT format('pid %%s (role %%s, %%s)', b.pid, a.usename, nullif(a.application_name, ''))
+        FROM pg_stat_activity AS r
+        CROSS JOIN unnest(pg_blocking_pids(r.pid)) AS b (pid)
+        LEFT JOIN pg_stat_activity AS a ON a.pid = b.pid
+        WHERE r.datname = current_database() AND r.application_name = %s
+        ORDER BY a.xact_start
+        """,
+        [APPLICATION],
+    ).fetchall()
+    return ", ".join(each for (each,) in rows)
 
 
 def renew_cache_identity(connection: psycopg.Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from ..db import direct_parameters, one_row
+from ..db import direct_parameters, one_row, quoted
 from ..errors import PrivilegeMissing, RestoreRefused
 from . import dumps
 from .databases import APPLICATION
@@ -79,7 +80,7 @@ def check_name(
     if name and name != (of_database or target):
         raise RestoreRefused(
             f"The backup {path} is of database {name}, and this is database {target}.",
-            f"Nothing was touched. If that is meant: --of-database '{name}'.",
+            f"Nothing was touched. If that is meant: --of-database {shlex.quote(name)}",
         )
 
 
@@ -92,7 +93,7 @@ def check_roles(connection: psycopg.Connection, manifest: Manifest | None) -> No
         [manifest.roles],
     ).fetchall()
     if rows:
-        commands = " ".join(f'CREATE ROLE "{role}";' for (role,) in rows)
+        commands = " ".join(f"CREATE ROLE {quoted(role)};" for (role,) in rows)
         raise RestoreRefused(
             "Objects of the backup belong or are granted to roles that this server does not"
             f" have: {', '.join(role for (role,) in rows)}.",
@@ -111,7 +112,7 @@ def check_rights(
     if not may_create:
         raise PrivilegeMissing(
             f"Role {role} may not create databases.",
-            f'Nothing was touched. As a superuser: ALTER ROLE "{role}" CREATEDB; or restore'
+            f"Nothing was touched. As a superuser: ALTER ROLE {quoted(role)} CREATEDB; or restore"
             " with --in-place.",
         )
     if properties is not None:
@@ -120,8 +121,8 @@ def check_rights(
         if not may_rename:
             raise PrivilegeMissing(
                 f"Database {target} belongs to role {owner}, and {role} may not rename it.",
-                f'Nothing was touched. As a superuser: GRANT "{owner}" TO "{role}"; or restore'
-                " with --in-place.",
+                f"Nothing was touched. As a superuser: GRANT {quoted(owner)} TO {quoted(role)};"
+                " or restore with --in-place.",
             )
 
 
@@ -163,7 +164,7 @@ def check_tables(
     """Raise `RestoreRefused` for a dump that shares no table with the database."""
     if manifest is not None:
         return
-    present = set(_tables(connection))
+    present = table_names(connection)
     if present and len(contents.beyond(present)) == len(contents.tables):
         raise RestoreRefused(
             f"The backup {path} holds none of the tables of database"
@@ -172,29 +173,41 @@ def check_tables(
         )
 
 
-def _tables(connection: psycopg.Connection) -> list[str]:
-    """The database's tables, as "schema.table"."""
+def table_names(connection: psycopg.Connection) -> set[str]:
+    """The database's tables, as "schema.table": an extension's too, and partitioned ones."""
     rows = connection.execute(
         """
         SELECT schemaname || '.' || tablename FROM pg_tables
         WHERE schemaname <> 'information_schema' AND schemaname NOT LIKE 'pg\\_%'
         """
     ).fetchall()
-    return [name for (name,) in rows]
+    return {name for (name,) in rows}
 
 
-#: Entries of a table of contents that are no objects of their own.
-_NO_OBJECTS = re.compile(r"(ACL|COMMENT|DEFAULT ACL|TABLE DATA|SEQUENCE SET|EXTENSION) ")
+#: Entries of a table of contents that are no objects of their own, or go with their table.
+#: Not a foreign key: it keeps the table that it points to from being dropped.
+_NO_OBJECTS = re.compile(
+    r"(ACL|COMMENT|DEFAULT ACL|TABLE DATA|SEQUENCE SET|EXTENSION"
+    r"|INDEX|CONSTRAINT|DEFAULT|TRIGGER|STATISTICS|ROW SECURITY) "
+)
+_OURS = "cartrita_search."
+#: As many later objects are named.
+_NAMED = 12
 
 
 def check_later_objects(
     connection: psycopg.Connection,
     path: Path,
+    manifest: Manifest | None,
     contents: Contents,
+    *,
     pg_restore: Program,
     using: str,
 ) -> None:
-    """Raise `RestoreRefused` where the database has objects that the backup lacks."""
+    """Raise `RestoreRefused` where the database has objects that the backup lacks.
+
+    They would be in the way of the migrations that make them, run again.
+    """
     pg_dump = find_program("pg_dump", connection.info.server_version // 10_000, using=using)
     with (
         tempfile.TemporaryDirectory(prefix="cartrita-") as folder,
@@ -220,11 +233,14 @@ def check_later_objects(
         if not _NO_OBJECTS.match(entry) and _object(entry) not in before
     ]
     if later:
-        shown = ", ".join(later[:5]) + (" and more" if len(later) > 5 else "")
+        later.sort(key=lambda each: not each.startswith("TABLE "))
+        shown = ", ".join(later[:_NAMED]) + (" and more" if len(later) > _NAMED else "")
+        ours = [each for each in manifest.migrations if each.startswith(_OURS)] if manifest else []
+        undo = ours[-1].removeprefix(_OURS) if ours else "zero"
         raise RestoreRefused(
             f"{len(later)} objects were made after the backup, and would be left behind: {shown}.",
             "Nothing was touched. Restore without --in-place (the role needs CREATEDB), or undo"
-            " the migrations first.",
+            f" what was made: manage.py migrate cartrita_search {undo}, then DROP what is left.",
         )
 
 

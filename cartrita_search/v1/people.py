@@ -36,6 +36,8 @@ _NOT_IN_USERNAMES = re.compile(r"[^\w.@+-]+")
 _ANOTHERS = "the id is another person's account, whose their documents become"
 
 _COLUMNS = ("id", "name", "email", "password_hash", "role", "is_admin", "is_active")
+#: Of another type they are not read: the text 'false' would be as good as true.
+_FLAGS = {name: {"bool", *INTEGERS} for name in ("is_admin", "is_active")}
 
 
 def check_accounts(table: Table) -> None:
@@ -109,7 +111,7 @@ def bring_accounts(
 
 
 def _read(table: Table, after: str | None, limit: int, using: str) -> list[dict[str, Any]]:
-    names = [name for name in _COLUMNS if table.has(name)]
+    names = [name for name in _COLUMNS if table.has(name, _FLAGS.get(name))]
     with connections[using].cursor() as cursor:
         cursor.execute(
             sql.SQL(
@@ -191,7 +193,7 @@ def _account(model: Any, row: dict[str, Any], taken: set[str], outcome: Outcome)
         "last_name": last.strip(),
         "is_superuser": is_admin,
         "is_staff": is_admin or role in STAFF_ROLES,
-        "is_active": row["is_active"] is not False,
+        "is_active": row["is_active"] is None or bool(row["is_active"]),
         "date_joined": row["created_at"] or timezone.now(),
         model.USERNAME_FIELD: username,
     }

@@ -235,11 +235,11 @@ def find_table(name: str, *, using: str = DEFAULT_DB_ALIAS) -> Table | None:
             return None
         oid, schema, relation, owner, readable, filtered = row
         if not readable:
-            cursor.execute("SELECT current_user")
-            (role,) = cursor.fetchone()
+            cursor.execute("SELECT quote_ident(current_user), %s::regclass::text", [oid])
+            role, table = cursor.fetchone()
             raise PrivilegeMissing(
                 f"The role {role} may not read {name}, which belongs to {owner}.",
-                f"Nothing was changed. As {owner}: GRANT SELECT ON {name} TO {role};",
+                f"Nothing was changed. As {owner}: GRANT SELECT ON {table} TO {role};",
             )
         if filtered:
             raise PrivilegeMissing(

@@ -1,6 +1,7 @@
 """``manage.py backup_database``: a whole backup, made while the database is in use."""
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -71,4 +72,4 @@ class Command(BaseCommand):
         )
         if done.earlier:
             self.stdout.write(f"The earlier backup of that name is now {done.earlier}.")
-        self.stdout.write(f"To bring it back: manage.py restore_backup {done.path}")
+        self.stdout.write(f"To bring it back: manage.py restore_backup {shlex.quote(done.path)}")

@@ -74,11 +74,23 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Check, ask, restore, and tell of it."""
         using = options["database"]
-        if options["back_to"] and (options["path"] or options["in_place"] or options["dry_run"]):
-            raise CommandError("--back-to takes no backup, --in-place or --dry-run.", returncode=2)
+        others = ("path", "jobs", "in_place", "drop_old", "of_database", "dry_run")
+        if options["back_to"] and any(options[name] for name in others):
+            raise CommandError(
+                "--back-to takes no backup, and no other option but --database, --keep-old,"
+                " --noinput and --json.",
+                returncode=2,
+            )
+        if options["in_place"] and (options["keep_old"] or options["drop_old"]):
+            raise CommandError(
+                "--in-place overwrites the database: there is no former one to keep or drop.",
+                returncode=2,
+            )
         try:
             if options["back_to"]:
-                self._ask(f"Give the name to {options['back_to']}", options)
+                self._ask(
+                    f"Give the name to {options['back_to']}? All sessions of both end.", options
+                )
                 with sigterm_interrupts():
                     self._tell(go_back(options["back_to"], using=using), options)
                 return
@@ -94,12 +106,18 @@ class Command(BaseCommand):
             self._show(plan, options)
             if options["dry_run"]:
                 return
-            self._ask(f"Replace database {plan.database}", options)
+            self._ask(
+                f"Overwrite database {plan.database}? Nothing of it is kept."
+                if plan.in_place
+                else f"Replace database {plan.database}? All its sessions end.",
+                options,
+            )
             with sigterm_interrupts(), phases(sys.stderr) as report:
                 done = restore_backup(plan, drop_old=options["drop_old"], progress=report)
         except KeyboardInterrupt as error:
+            kept = "" if options["in_place"] else " and the former kept"
             raise CommandError(
-                "Interrupted. The database is as it was, or wholly restored and the former kept.",
+                f"Interrupted. The database is as it was, or wholly restored{kept}.",
                 returncode=130,
             ) from error
         except SearchError as error:
@@ -110,7 +128,7 @@ class Command(BaseCommand):
         if options["noinput"]:
             return
         try:
-            answer = input(f"{what}? All its sessions end. [yes/no] ")
+            answer = input(f"{what} [yes/no] ")
         except EOFError:
             answer = ""
         if answer.strip().lower() != "yes":
