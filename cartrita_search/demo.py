@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS
 
 from .embedders import get_embedder
 from .embedding_work import embedding_text
 from .errors import InvalidArgument
 from .ingest import (
     Document,
+    Finish,
     content_hash,
     finish_load,
     prune_source,
@@ -193,10 +195,11 @@ class Loaded:
     index: str
 
 
-def load(limit: int | None, say: Callable[[str], None]) -> Loaded:
+def load(limit: int | None, say: Callable[[str], None], finish: Finish = finish_load) -> Loaded:
     """Embed and store what is new or changed, then build the indexes; tells each step.
 
     Without a ``limit`` documents that another Python's library left are deleted.
+    ``finish`` builds the index, of other documents under the embedder's model as well.
     Cannot run inside a transaction.
     """
     started = time.monotonic()
@@ -227,7 +230,7 @@ def load(limit: int | None, say: Callable[[str], None]) -> Loaded:
     if limit is None:
         prune_source(SOURCE, (doc.name for doc in docs))
 
-    index = finish_load(embedder.name)
+    index = finish(embedder.name, using=DEFAULT_DB_ALIAS)
     say(textwrap.fill(index, WIDTH))
     seconds = round(time.monotonic() - started, 1)
     say(f"{len(new)} embedded, {len(docs) - len(new)} unchanged; ready after {seconds} s.")

@@ -22,7 +22,9 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from . import replicas
 from .errors import (
     DimensionMismatch,
+    IndexPlanRefused,
     InvalidArgument,
+    RebuildFailed,
     RebuildInProgress,
     SearchError,
     ZeroVector,
@@ -230,7 +232,9 @@ def finish_load(model: str | None = None, *, using: str = DEFAULT_DB_ALIAS) -> s
 
     Rebuilds the index of `model`, which makes vectors that were put aside visible, or
     without a model only refreshes the keyword statistics; then vacuums (outside of a
-    transaction). Returns the report of the rebuild. Takes the owner of the tables.
+    transaction). Searches go on, other writers wait: beside these take
+    `ops.vector_indexes.finish_load`. Returns the report of the rebuild. Takes the owner of
+    the tables.
     """
     report = ""
     with search_errors(), connections[using].cursor() as cursor:
@@ -669,11 +673,9 @@ class _Load:
     def _finish(self) -> None:
         if self.dimensions is None:
             return
-        if not self.deferred:
-            if self._wants_its_first_index():
-                self.report.index = self.finish(self.model, using=self.using)
+        if not self.deferred and not self._wants_its_first_index():
             return
-        if self.index == "auto":
+        if self.deferred and self.index == "auto":
             # Fewer were new than expected: the index takes them in as they are.
             with search_errors(), connections[self.using].cursor() as cursor:
                 cursor.execute(_PUT_ASIDE, [self.model, self._few + 1])
@@ -683,11 +685,12 @@ class _Load:
                     return
         try:
             self.report.index = self.finish(self.model, using=self.using)
-        except RebuildInProgress as error:
-            raise RebuildInProgress(
+        except (RebuildInProgress, IndexPlanRefused, RebuildFailed) as error:
+            what = "find the new ones once" if self.deferred else "are slower until"
+            raise type(error)(
                 error.message,
-                "All rows are stored; vector searches find the new ones once "
-                f"rebuild_vector_indexes('{self.model}') has run. "
+                f"All rows are stored; vector searches {what}"
+                f" rebuild_vector_indexes('{self.model}') has run. "
                 + error.hint.removeprefix("Nothing was changed. "),
             ) from error
 

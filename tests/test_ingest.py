@@ -28,6 +28,7 @@ from psycopg.types.json import Jsonb
 from cartrita_search import ingest
 from cartrita_search.errors import (
     DimensionMismatch,
+    IndexPlanRefused,
     InvalidArgument,
     RebuildInProgress,
     SearchError,
@@ -1328,6 +1329,24 @@ class TestBesideAnIndex:
         other.rollback()
         finish_load("mini")
         assert nearest(pg) == ["0", "1", "2"]
+
+    @pytest.mark.parametrize(
+        ("model", "searches"), [("mini", "find the new ones once"), ("new", "are slower until")]
+    )
+    def test_an_index_that_cannot_be_built_is_said_and_loses_nothing(
+        self, pg: psycopg.Connection, model: str, searches: str
+    ) -> None:
+        def no_room(model: str | None = None, *, using: str) -> str:
+            raise IndexPlanRefused("Too little disk.", "Nothing was changed. Make room.")
+
+        with pytest.raises(IndexPlanRefused) as raised:
+            upsert_documents([*odd(120)], model=model, finish=no_room)
+
+        assert str(raised.value) == (
+            f"Too little disk. All rows are stored; vector searches {searches}"
+            f" rebuild_vector_indexes('{model}') has run. Make room."
+        )
+        assert counts(pg)[1] == 420
 
     def test_who_does_not_own_the_tables_cannot_rebuild(self, pg: psycopg.Connection) -> None:
         with transaction.atomic(), django_connection.cursor() as cursor:

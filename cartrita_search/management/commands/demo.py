@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cartrita_search import demo
 from cartrita_search.errors import SearchError
+from cartrita_search.ops.vector_indexes import finish_load
 
 
 class Command(BaseCommand):
@@ -30,7 +31,8 @@ class Command(BaseCommand):
         """Load what is missing, then answer."""
         as_json = options["json"]
         try:
-            loaded = demo.load(limit, (lambda line: None) if as_json else self._say)
+            say = (lambda line: None) if as_json else self._say
+            loaded = demo.load(limit, say, finish_load)
             answers = [demo.ask(question) for question in options["questions"]]
         except SearchError as error:
             raise CommandError(str(error)) from error
