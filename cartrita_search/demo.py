@@ -25,14 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS
 
 from .embedders import get_embedder
 from .embedding_work import embedding_text
 from .errors import InvalidArgument
 from .ingest import (
     Document,
-    Finish,
     content_hash,
     finish_load,
     prune_source,
@@ -195,11 +193,10 @@ class Loaded:
     index: str
 
 
-def load(limit: int | None, say: Callable[[str], None], finish: Finish = finish_load) -> Loaded:
+def load(limit: int | None, say: Callable[[str], None]) -> Loaded:
     """Embed and store what is new or changed, then build the indexes; tells each step.
 
     Without a ``limit`` documents that another Python's library left are deleted.
-    ``finish`` builds the index, of other documents under the embedder's model as well.
     Cannot run inside a transaction.
     """
     started = time.monotonic()
@@ -230,7 +227,7 @@ def load(limit: int | None, say: Callable[[str], None], finish: Finish = finish_
     if limit is None:
         prune_source(SOURCE, (doc.name for doc in docs))
 
-    index = finish(embedder.name, using=DEFAULT_DB_ALIAS)
+    index = finish_load(embedder.name)
     say(textwrap.fill(index, WIDTH))
     seconds = round(time.monotonic() - started, 1)
     say(f"{len(new)} embedded, {len(docs) - len(new)} unchanged; ready after {seconds} s.")

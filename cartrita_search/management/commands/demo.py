@@ -8,7 +8,6 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cartrita_search import demo
 from cartrita_search.errors import SearchError
-from cartrita_search.ops.vector_indexes import finish_load
 
 
 class Command(BaseCommand):
@@ -31,8 +30,7 @@ class Command(BaseCommand):
         """Load what is missing, then answer."""
         as_json = options["json"]
         try:
-            say = (lambda line: None) if as_json else self._say
-            loaded = demo.load(limit, say, finish_load)
+            loaded = demo.load(limit, (lambda line: None) if as_json else self._say)
             answers = [demo.ask(question) for question in options["questions"]]
         except SearchError as error:
             raise CommandError(str(error)) from error
