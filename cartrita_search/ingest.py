@@ -230,7 +230,9 @@ def finish_load(model: str | None = None, *, using: str = DEFAULT_DB_ALIAS) -> s
 
     Rebuilds the index of `model`, which makes vectors that were put aside visible, or
     without a model only refreshes the keyword statistics; then vacuums (outside of a
-    transaction). Returns the report of the rebuild. Takes the owner of the tables.
+    transaction). Searches go on, other writers wait: beside these take
+    `ops.vector_indexes.finish_load`. Returns the report of the rebuild. Takes the owner of
+    the tables.
     """
     report = ""
     with search_errors(), connections[using].cursor() as cursor:

@@ -165,7 +165,7 @@ def test_only_the_models_named_are_rebuilt(pg: psycopg.Connection) -> None:
     settings(pg, exact_scan_max_rows=10)
     for model in ("a", "b", "c"):
         load(pg, 30, model)
-    run("--model", "a", "c")
+    run("--model", "a", "--model", "c")
     assert set(all_indexes(pg)) == {index_name(pg, "a"), index_name(pg, "c")}
     assert "no embedding model" in str(fails("--model", "a", "none"))
 
@@ -352,7 +352,11 @@ def test_a_load_ends_with_it_and_within_a_transaction_with_the_function(
 
 def test_nothing_is_rebuilt_where_nothing_is_due(pg: psycopg.Connection, indexed: int) -> None:
     load(pg, 5, "small")
+    pg.execute("UPDATE embedding_models SET measured_recall = 0.96 WHERE name = 'model'")
+    assert "model: up to date: HNSW" in run("--if-needed", "--dry-run")[0]
+    assert state(pg)["measured_recall"] == 0.96
     out, _ = run("--if-needed")
+    assert state(pg)["measured_recall"] > 0.96
     assert "model: up to date: HNSW" in out
     assert "small: up to date: exact scan" in out
     assert valid_indexes(pg) == {index_name(pg): indexed}
@@ -445,6 +449,11 @@ def test_a_recall_that_has_fallen_since_is_measured(pg: psycopg.Connection) -> N
     wide = state(pg)["probes"]
     pg.execute("UPDATE embedding_models SET probes = 1")
     assert statuses()[0].needs != []  # the plan is HNSW; asked for is what is there
+    before = state(pg)
+    out, _ = run("--if-needed", "--method", "ivfflat", "--lists", "25", "--dry-run")
+    assert "model: would be rebuilt" in out
+    assert "because: Its recall@10 is now 0." in out
+    assert state(pg) == before
     out, _ = run("--if-needed", "--method", "ivfflat", "--lists", "25")
     assert "because: Its recall@10 is now 0." in out
     assert state(pg)["probes"] == wide
@@ -581,6 +590,44 @@ def test_the_swap_waits_for_no_lock_for_long_and_is_tried_again(
     assert valid_indexes(pg)[index_name(pg)] != indexed
 
 
+def test_a_swap_whose_locks_cannot_be_had_is_for_the_next_run(
+    pg: psycopg.Connection,
+    connect: Connect,
+    indexed: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vector_indexes, "SWAP_LOCK_TIMEOUT", "10ms")
+    monkeypatch.setattr(vector_indexes, "SWAP_TRIES", 2)
+    holder = connect(autocommit=False)
+    with at("swap", lambda: holder.execute("SELECT FROM embedding_models FOR UPDATE")):
+        error = fails()
+    assert error.returncode == 75
+    assert "is built, but somebody's transaction" in str(error)
+    assert valid_indexes(pg)[index_name(pg)] == indexed
+    holder.rollback()
+    (outcome,) = rebuild().outcomes
+    assert outcome.resumed
+    assert list(all_indexes(pg)) == [index_name(pg)]
+
+
+def test_who_holds_the_lock_that_a_build_waits_for_is_said(
+    pg: psycopg.Connection, connect: Connect, indexed: int
+) -> None:
+    holder = connect(autocommit=False)
+    waits: list[str] = []
+
+    def let_go(phase: Phase) -> None:
+        if "waiting for a lock" in phase.name:
+            waits.append(phase.name)
+            holder.rollback()
+
+    lock = "LOCK TABLE embeddings IN SHARE UPDATE EXCLUSIVE MODE"
+    with at("build", lambda: holder.execute(lock)):
+        report = rebuild(progress=let_go)
+    assert waits == [f"model: waiting for a lock (pid {holder.info.backend_pid})"]
+    assert report.outcomes[0].outcome == "rebuilt"
+
+
 # --- Two at once ------------------------------------------------------------
 
 
@@ -601,6 +648,25 @@ def test_the_second_says_who_is_at_it_and_exits_75(
     with at("build", lambda: seen.append(_refused_by_function(pg))):
         run()
     assert seen == [True]
+
+
+def test_the_second_waits_for_the_first_and_goes_on(
+    pg: psycopg.Connection, connect: Connect, indexed: int
+) -> None:
+    first = connect(application_name="the first")
+    first.execute("SELECT pg_advisory_lock(%s)", [REBUILD_LOCK])
+    said: list[str] = []
+
+    def let_it_end(line: str) -> None:
+        said.append(line)
+        first.execute("SELECT pg_advisory_unlock(%s)", [REBUILD_LOCK])
+
+    report = rebuild(wait=60, say=let_it_end)
+    assert len(said) == 1
+    assert f"Waiting up to 60 s for pid {first.info.backend_pid}" in said[0]
+    assert "the first" in said[0]
+    assert report.outcomes[0].outcome == "rebuilt"
+    assert valid_indexes(pg)[index_name(pg)] != indexed
 
 
 def _refused_by_function(pg: psycopg.Connection) -> bool:
@@ -684,16 +750,15 @@ def test_killed_at_any_step_searches_go_on_and_the_next_run_converges(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "by"), [("build", "SIGTERM"), ("swap", "SIGINT"), ("drop", "SIGTERM")]
-)
+@pytest.mark.parametrize("by", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", STEPS)
 def test_a_signal_ends_it_with_nothing_left_behind(
     pg: psycopg.Connection, manage: Manage, indexed: int, name: str, by: str
 ) -> None:
     done = killed(manage, name, by)
     assert all_indexes(pg) == {index_name(pg): True}
     assert_served(pg)
-    if name == "drop":  # what was swapped in is finished
+    if STEPS.index(name) >= STEPS.index("drop"):  # what was swapped in is finished
         assert done.returncode == 0, done.stderr
         assert valid_indexes(pg)[index_name(pg)] != indexed
     else:
@@ -797,6 +862,22 @@ def test_a_lost_connection_is_said_and_the_next_run_converges(
     assert all_indexes(pg) == {index_name(pg): True}
 
 
+def test_django_s_own_connection_may_be_gone_when_the_work_is_done(
+    pg: psycopg.Connection, indexed: int
+) -> None:
+    """It is idle for as long as a build takes, and servers and firewalls end idle ones."""
+
+    def terminate() -> None:
+        connection.ensure_connection()
+        pid = connection.connection.info.backend_pid
+        assert scalar(pg, "SELECT pg_terminate_backend(%s, 10000)", [pid])
+
+    with at("record", terminate):
+        report = rebuild()
+    assert report.outcomes[0].outcome == "rebuilt"
+    assert scalar(pg, "SELECT outcome FROM operator_actions") == "done"
+
+
 @pytest.mark.slow
 def test_a_server_that_restarts_in_the_middle(tmp_path: Path, manage: Manage) -> None:
     """On a server of its own: nobody else's sessions are lost."""
@@ -839,6 +920,7 @@ def test_a_server_that_restarts_in_the_middle(tmp_path: Path, manage: Manage) ->
         ({"maintenance_work_mem": "2000"}, "no amount of memory"),
         ({"target_recall": 1.5}, "at most 1"),
         ({"parallel_workers": -1}, "0 to 1024"),
+        ({"m": 1 << 31}, "m cannot be 2147483648"),
         ({"method": "hnsw", "lists": 10}, "lists is no parameter of the method hnsw"),
         ({"method": "ivfflat", "m": 10}, "m is no parameter of the method ivfflat"),
     ],
@@ -857,6 +939,9 @@ def test_what_cannot_be_built_is_refused_before_anything_changes(
     assert error.returncode == 1
     assert "up to 2000 dimensions" in str(error)
     assert "ef_construction" in str(fails("--m", "50", "--ef-construction", "20"))
+    error = fails("--maintenance-work-mem", "1kB")
+    assert "outside the valid range" in str(error)
+    assert "Nothing was changed" in str(error)
     assert (valid_indexes(pg), state(pg)) == ({index_name(pg): indexed}, before)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from io import StringIO
+from typing import Any
 
 import psycopg
 import pytest
@@ -93,14 +94,24 @@ def test_nobody_there_to_answer(manage: Manage) -> None:
     assert "say --noinput" in done.stderr
 
 
+def test_full_where_nothing_is_migrated(manage: Manage, database: dict[str, Any]) -> None:
+    url = "postgres://{user}@:{port}/postgres?host={host}".format(**database)
+    done = manage("vacuum_embeddings", "--full", DATABASE_URL=url)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].endswith("Run: manage.py migrate")
+
+
+# Below a millisecond is not "no limit".
+@pytest.mark.parametrize("seconds", ["0.1", "0.0001"])
 def test_a_table_in_use_is_left_and_the_others_are_done(
-    pg: psycopg.Connection, connect: Connect
+    pg: psycopg.Connection, connect: Connect, seconds: str
 ) -> None:
     writer = connect(autocommit=False)
     upsert(pg, "1", [1.0] * DIMENSIONS, "model")
     writer.execute("SELECT count(*) FROM embeddings")
     with pytest.raises(CommandError, match=r"In use .*: embeddings") as raised:
-        run("--full", "--noinput", "--lock-timeout", "0.1")
+        run("--full", "--noinput", "--lock-timeout", seconds)
     assert raised.value.returncode == 75
     writer.rollback()
     assert "rewritten" in run("--full", "--noinput")[0]

@@ -466,6 +466,24 @@ def test_a_graph_beyond_the_budget_becomes_ivfflat(pg: psycopg.Connection) -> No
     assert similar(pg, query) == nearest(pg, query)
 
 
+def test_a_graph_gets_the_memory_that_the_plan_counts_on(pg: psycopg.Connection) -> None:
+    """pgvector says so when a graph outgrows maintenance_work_mem, and goes on slowly."""
+    load(pg, ROWS)
+    settings(pg, index_memory_budget_mb=64)
+    pg.execute("SET maintenance_work_mem = '1MB'; SET max_parallel_maintenance_workers = 1")
+    said: list[str | None] = []
+    pg.add_notice_handler(lambda notice: said.append(notice.message_primary))
+    with pg.transaction():
+        assert "HNSW" in rebuild(pg)
+        assert scalar(pg, "SHOW maintenance_work_mem") == "1MB"
+        assert scalar(pg, "SHOW max_parallel_maintenance_workers") == "1"
+    assert said == []
+    # The session's own is more than the setting: it is left alone.
+    settings(pg, index_memory_budget_mb=None)
+    rebuild(pg)
+    assert state(pg)["index_method"] == "ivfflat"
+
+
 def test_a_second_rebuild_swaps_the_index_and_a_smaller_model_loses_it(
     pg: psycopg.Connection,
 ) -> None:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS
+from django.db import DEFAULT_DB_ALIAS, connections
 
 from ..models import OperatorAction
 
@@ -35,6 +35,11 @@ def record_action(
     Actions so far: terminate, cancel, backup, restore, rebuild, vacuum, import_v1,
     repair_checksum, force_migration, revoke. ``details`` is any JSON object, without secrets.
     """
+    connection = connections[using]
+    if not connection.in_atomic_block and not connection.is_usable():
+        # The work was done on another one, and took its time: the server, or what is in
+        # between, ends idle connections.
+        connection.close()
     OperatorAction.objects.using(using).create(
         action=action,
         subject=subject,

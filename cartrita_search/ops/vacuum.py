@@ -101,8 +101,10 @@ _PROGRESS = """
 def rewrite_seconds(*, using: str = DEFAULT_DB_ALIAS) -> int:
     """About how long ``full`` keeps readers and writers out, in seconds, all tables together.
 
-    A rough word, from sizes and the rates of a machine with two cores.
+    A rough word, from sizes and the rates of a machine with two cores. Raises
+    `InvalidArgument` for a role that does not own the tables.
     """
+    require_owner(using)
     with direct_connection(APPLICATION, using=using) as connection:
         states = [_state(connection, table) for table in TABLES]
         vector_bytes, vectors = connection.execute(_VECTOR_INDEXES).fetchone() or (0, 0)
@@ -148,7 +150,8 @@ def vacuum(
             ]
             return report
         for name, value in (
-            ("lock_timeout", str(int(lock_timeout * 1000))),
+            # 0 would be no limit.
+            ("lock_timeout", str(max(1, int(lock_timeout * 1000)))),
             ("statement_timeout", "0"),
         ):
             connection.execute("SELECT set_config(%s, %s, false)", [name, value])

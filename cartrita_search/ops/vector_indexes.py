@@ -140,6 +140,11 @@ class Wishes:
                 f"Parallel workers are 0 to 1024, not {self.parallel_workers}.",
                 "Nothing was changed.",
             )
+        for name in ("m", "ef_construction", "lists"):
+            if not abs(getattr(self, name) or 0) < 2**31:
+                raise InvalidArgument(
+                    f"{name} cannot be {getattr(self, name)}.", "Nothing was changed."
+                )
         ignored = {
             "hnsw": {"lists": self.lists},
             "ivfflat": {"m": self.m, "ef_construction": self.ef_construction},
@@ -191,7 +196,8 @@ class Outcome:
     reasons: list[str] = field(default_factory=list)
     #: An index that an earlier run had built was put in place.
     resumed: bool = False
-    #: recall@10 of the held-out half of the sample; None: not measured.
+    #: recall@10 of the held-out half of the sample, or of the index in place where that is
+    #: what was measured; None: not measured.
     recall: float | None = None
     target: float | None = None
     #: ef_search or probes, as tuned.
@@ -423,6 +429,9 @@ _PROGRESS = """
     FROM pg_stat_progress_create_index AS p WHERE p.pid = %s
 """
 
+#: A build has no progress before it has its lock of the table.
+_BLOCKED_BY = "SELECT (pg_blocking_pids(%s))[1]"
+
 #: Of other roles' builds only the process is shown: any may be the one.
 _BUILDING = """
     SELECT p.pid FROM pg_stat_progress_create_index AS p
@@ -483,7 +492,7 @@ class _Rebuild:
                 raise
             message = error.diag.message_primary or str(error)
             hint = (
-                "The index in place goes on serving. Run this again: it finishes, or clears"
+                "The index in place goes on serving. The next rebuild finishes, or clears"
                 " away, what was left."
             )
             kind = BY_CODE.get(error.sqlstate or "")
@@ -511,8 +520,13 @@ class _Rebuild:
             memory = f"{budget}MB" if budget else None
         if memory is not None:
             wanted["maintenance_work_mem"] = memory.replace(" ", "")
-        for name, value in wanted.items():
-            self._one("SELECT set_config(%s, %s, false)", name, value)
+        try:
+            for name, value in wanted.items():
+                self._one("SELECT set_config(%s, %s, false)", name, value)
+        except psycopg.errors.InvalidParameterValue as error:
+            raise InvalidArgument(
+                f"The server refuses it: {error.diag.message_primary}.", "Nothing was changed."
+            ) from error
         # Not every operating system can tell that a client is gone.
         with suppress(psycopg.errors.InvalidParameterValue):
             self._one(
@@ -597,7 +611,7 @@ class _Rebuild:
         row, plan = self._plan(name)
         outcome = Outcome(plan, "rebuilt", self._needs(row))
         if self.if_needed and not outcome.reasons:
-            outcome.reasons = self._fallen_recall(plan)
+            outcome.reasons = self._fallen_recall(outcome)
             if not outcome.reasons:
                 outcome.outcome = "up to date"
                 return row, outcome
@@ -610,6 +624,11 @@ class _Rebuild:
         name = plan.model_name
         self._step("clean", name)
         outcome.resumed = self._clean(outcome)
+        if outcome.recall is not None:
+            self.builder.execute(
+                "UPDATE embedding_models SET measured_recall = %s WHERE name = %s",
+                [outcome.recall, name],
+            )
         if outcome.outcome == "up to date":
             return
         try:
@@ -733,9 +752,7 @@ class _Rebuild:
         try:
             self._watched(f"{name}: ", lambda: self.builder.execute(statement))
             self._step("verify", name)
-        except psycopg.Error as error:
-            if isinstance(error, psycopg.errors.QueryCanceled) and self.stop.is_set():
-                raise _Interrupted from error
+        except psycopg.Error:
             if not self.builder.broken:
                 self._drop(index)
             raise
@@ -767,12 +784,7 @@ class _Rebuild:
                 return self.builder.execute(_TUNE, parameters).fetchone()
 
         self._step("tune", name)
-        try:
-            found = self._watched(f"{name}: measuring recall", tune)
-        except psycopg.errors.QueryCanceled as error:
-            if self.stop.is_set():
-                raise _Interrupted from error
-            raise
+        found = self._watched(f"{name}: measuring recall", tune)
         tuned, outcome.recall, outcome.target, outcome.width = found or (None,) * 4
         if plan.method != "exact" and outcome.recall is None and plan.row_count > 10:
             outcome.notes.append(
@@ -803,10 +815,15 @@ class _Rebuild:
                         "SELECT swap_vector_index(%s::embedding_models, %s)", [tuned, operator()]
                     )
                 break
-            except psycopg.errors.LockNotAvailable:
+            except psycopg.errors.LockNotAvailable as error:
                 self.progress(Phase(f"{name}: waiting for the lock of the swap"))
                 if not left:
-                    raise
+                    raise LockHeld(
+                        f"The new index of {name} is built, but somebody's transaction kept the"
+                        " locks that putting it in place takes.",
+                        "The index in place goes on serving. Run this again when that has ended:"
+                        " it goes on with the new one.",
+                    ) from error
                 time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - no secret
 
     def _record(self, outcome: Outcome) -> None:
@@ -891,14 +908,23 @@ class _Rebuild:
                 raise _Interrupted
 
     def _watched(self, label: str, work: Callable[[], Result]) -> Result:
-        return watched(
-            self.builder, work, stop=self.stop, look=lambda: self.progress(self._phase(label))
-        )
+        def look() -> None:
+            self.progress(self._phase(label))
+
+        try:
+            return watched(self.builder, work, stop=self.stop, look=look)
+        except psycopg.errors.QueryCanceled as error:
+            if self.stop.is_set():
+                raise _Interrupted from error
+            raise
 
     def _phase(self, label: str) -> Phase:
-        row = self.watcher.execute(_PROGRESS, [self.builder.info.backend_pid]).fetchone()
+        pid = self.builder.info.backend_pid
+        row = self.watcher.execute(_PROGRESS, [pid]).fetchone()
         if row is None:
-            return Phase(label.rstrip(": "))
+            name = label.rstrip(": ")
+            (holder,) = self.watcher.execute(_BLOCKED_BY, [pid]).fetchone() or (None,)
+            return Phase(name if holder is None else f"{name}: waiting for a lock (pid {holder})")
         phase, tuples, all_tuples, blocks, all_blocks, lockers, all_lockers, locker = row
         name = f"{label}{phase}"
         if phase.startswith("waiting"):
@@ -939,18 +965,17 @@ class _Rebuild:
     def _needs(self, row: str) -> list[str]:
         return list(self._one("SELECT vector_index_needs(%s::vector_index_choice)", row))
 
-    def _fallen_recall(self, plan: Plan) -> list[str]:
-        """Measure the index in place anew, and store the figure."""
-        if plan.method == "exact":
+    def _fallen_recall(self, outcome: Outcome) -> list[str]:
+        """Measure the index in place anew."""
+        if outcome.plan.method == "exact":
             return []
-        name = plan.model_name
-        self.progress(Phase(f"{name}: measuring the index in place"))
-        row = self.builder.execute(_MEASURE, [SAMPLE, name]).fetchone()
-        recall, target = row or (None, None)
-        if recall is None:
-            return []
-        EmbeddingModel.objects.using(self.using).filter(pk=name).update(measured_recall=recall)
+        name = outcome.plan.model_name
+        row = self._watched(
+            f"{name}: measuring the index in place",
+            lambda: self.builder.execute(_MEASURE, [SAMPLE, name]).fetchone(),
+        )
+        outcome.recall, target = row or (None, None)
         target = self.wishes.target_recall or target
-        if recall >= target:
+        if outcome.recall is None or outcome.recall >= target:
             return []
-        return [f"Its recall@10 is now {recall:.3f}, below the target {target}."]
+        return [f"Its recall@10 is now {outcome.recall:.3f}, below the target {target}."]

@@ -39,7 +39,14 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """What to build, when, and how."""
         add = parser.add_argument
-        add("--model", nargs="+", default=[], metavar="NAME", help="default: every model")
+        add(
+            "--model",
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="NAME",
+            help="default: every model",
+        )
         add("--method", choices=("auto", "hnsw", "ivfflat", "exact"), default="auto")
         add(
             "--storage",

@@ -4,8 +4,12 @@
 --            calls for, freshly built, measured and tuned: ef_search or probes
 --            is the smallest tried that reaches the model's target recall@10,
 --            and is stored with the measured figure for every search to use.
+--            Where none reaches it the index is swapped in all the same, searched
+--            as widely as it can be, and the report says NOT reached.
 --            Vectors that a large load left for later (embeddings.segment) are in
 --            it, and found from the commit on.
+--            An index is built in the memory that its plan counts on, also where that is
+--            more than the session's maintenance_work_mem.
 --            Keyword statistics are refreshed. Returns a line a model.
 --            All in one transaction: whatever fails, everything is as before.
 -- Raises     SE003 unknown model, SE010 when another rebuild is running or has
@@ -33,8 +37,12 @@ DECLARE
     _model embedding_models;
     _plan vector_index_choice;
     _plans vector_index_choice [] := '{}';
-    _samples jsonb := '{}';
+    _models embedding_models [] := '{}';
+    _sample jsonb;
     _name text;
+    _memory CONSTANT text := current_setting('maintenance_work_mem');
+    _workers CONSTANT text := current_setting('max_parallel_maintenance_workers');
+    _ignored text;
     _report text [] := '{}';
 BEGIN
     IF NOT pg_try_advisory_xact_lock(_lock) THEN
@@ -55,7 +63,7 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION 'Index % is left from another rebuild.', _name
             USING ERRCODE = 'SE010',
-                HINT = format('Nothing was changed. Drop it and try again: DROP INDEX CONCURRENTLY %I;', _name);
+                HINT = format('Nothing was changed. manage.py rebuild_vector_indexes clears it away; or drop it and try again: DROP INDEX CONCURRENTLY %I;', _name);
     END IF;
 
     -- In the order in which writers take them. The counts that the plan is made
@@ -67,49 +75,39 @@ BEGIN
     END IF;
 
     -- First all that takes long, under a lock that readers do not feel.
-    FOR _model IN
-        SELECT m.* FROM embedding_models AS m
+    FOR _name IN
+        SELECT m.name FROM embedding_models AS m
         WHERE model IS NULL OR m.name = model
         ORDER BY m.name
     LOOP
-        _plan := vector_index_plan(_model.name);
-        _plans := _plans || _plan;
+        _plan := vector_index_plan(_name);
+        _name := vector_index_name(_plan.model_name) || '__new';
+        _sample := '[]';
         IF _plan.method <> 'exact' THEN
-            _samples := _samples || jsonb_build_object(_model.name, vector_recall_sample(_model.name));
-            EXECUTE vector_index_sql(_plan, vector_index_name(_model.name) || '__new');
+            IF _plan.budget_bytes > pg_size_bytes(_memory) THEN
+                -- What the plan counts on. Workers would share that much, and a container
+                -- seldom has it as shared memory.
+                _ignored := set_config(
+                    'maintenance_work_mem', least(_plan.budget_bytes / 1024, 2147483647) || 'kB', true);
+                _ignored := set_config('max_parallel_maintenance_workers', '0', true);
+            END IF;
+            EXECUTE vector_index_sql(_plan, _name);
+            _ignored := set_config('maintenance_work_mem', _memory, true);
+            _ignored := set_config('max_parallel_maintenance_workers', _workers, true);
+            _sample := vector_recall_sample(_plan.model_name, 100);
         END IF;
+        _plans := _plans || _plan;
+        _models := _models || tune_vector_index(_plan, _name, _sample);
     END LOOP;
 
-    -- Then the swaps, and the measuring of what is now in place.
-    FOREACH _plan IN ARRAY _plans LOOP
-        _name := vector_index_name(_plan.model_name);
-        IF to_regclass(format('public.%I', _name)) IS NOT NULL THEN
-            EXECUTE format('ALTER INDEX public.%I RENAME TO %I', _name, _name || '__old');
-        END IF;
-        IF _plan.method <> 'exact' THEN
-            EXECUTE format('ALTER INDEX public.%I RENAME TO %I', _name || '__new', _name);
-        END IF;
-        UPDATE embedding_models AS m
-        SET index_method = _plan.method,
-            index_storage = _plan.storage,
-            hnsw_m = _plan.m,
-            hnsw_ef_construction = _plan.ef_construction,
-            ivfflat_lists = _plan.lists,
-            ef_search = NULL,
-            probes = NULL,
-            measured_recall = CASE _plan.method WHEN 'exact' THEN 1 END,
-            indexed_rows = _plan.row_count,
-            -- What vector_index_sql() has taken in.
-            visible_segment = m.visible_segment + 1,
-            indexed_at = clock_timestamp()
-        WHERE m.name = _plan.model_name
-        RETURNING m.* INTO _model;
-
+    FOR _number IN 1..cardinality(_plans) LOOP
+        _plan := _plans[_number];
+        _model := _models[_number];
+        PERFORM swap_vector_index(_model);
         IF _plan.method = 'exact' THEN
             _report := _report || format(
                 '%s: exact scan, no index; %s vectors. %s', _model.name, _plan.row_count, _plan.reason);
         ELSE
-            _model := tune_vector_index(_model.name, _samples -> _model.name);
             _report := _report || format(
                 '%s: %s on %s, %s; %s vectors; recall@10 %s at %s (target %s%s). %s',
                 _model.name,
