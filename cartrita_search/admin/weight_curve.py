@@ -47,9 +47,9 @@ class Curve:
         means = {point[0]: point[1] for point in self.points}
         return charts.curve(
             {
+                "95 %, low": [(point[0], point[2]) for point in self.points],
+                "95 %, high": [(point[0], point[3]) for point in self.points],
                 f"mean {self.measure}": list(means.items()),
-                "95 % interval, low": [(point[0], point[2]) for point in self.points],
-                "95 % interval, high": [(point[0], point[3]) for point in self.points],
                 "present": [(self.present, means[self.present])],
                 "best": [(self.best, means[self.best])],
             },
