@@ -87,8 +87,10 @@ def test_a_file_of_judgements_is_stored(ada: User, admin_client: Client) -> None
         (line("x" * 1001, BY_WORD), "x.jsonl", "1001 characters; 1 to 1000"),
         (line("car", ("unknown", "", "")), "x.jsonl", "no query has a relevant document"),
         ("", "x.jsonl", "The submitted file is empty"),
+        ("[" * 100_000, "x.jsonl", "judgements.jsonl: line 1 is not JSON"),
+        (line("car", BY_WORD), "x." + "a" * 250, "a file .jsonl or .tsv is expected"),
     ],
-    ids=["JSON", "user", "suffix", "length", "unknown", "empty"],
+    ids=["JSON", "user", "suffix", "length", "unknown", "empty", "nested", "name"],
 )
 def test_a_file_that_cannot_be_read_is_refused_with_its_line(
     content: str, name: str, complaint: str, ada: User, admin_client: Client

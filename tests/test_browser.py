@@ -258,6 +258,10 @@ def test_a_slider_is_moved_the_preview_follows_and_the_next_search_uses_it(
     browser.until(lambda: browser.texts("button[name='judge'][aria-pressed='true']"))
     assert browser.driver.switch_to.active_element.get_attribute("value") == value
 
+    for theme in ("dark", "light"):
+        browser.theme(theme)
+        assert browser.violations() == []
+
     browser.one(".cs-live button[name='_continue']").click()
     browser.until(lambda: browser.texts(".messagelist .success"))
     config.refresh_from_db()

@@ -390,7 +390,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for where, line in _lines(path):
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UnreadableInput(f"{where} is not JSON: {error}.", _NOTHING_DONE) from error
         if not isinstance(record, dict):
             raise UnreadableInput(f"{where}: a JSON object is expected.", _NOTHING_DONE)
