@@ -115,6 +115,9 @@ class Browser:
 
     def violations(self) -> list[str]:
         """What axe-core calls serious or critical, with the elements it is about."""
+        # Colours on their way from one theme to the other are neither's.
+        moving = "return document.getAnimations().some(each => each.playState === 'running')"
+        self.until(lambda: not self.driver.execute_script(moving))
         self.driver.execute_script(AXE.read_text())
         found = self.driver.execute_async_script(
             "const done = arguments[arguments.length - 1];"
@@ -407,7 +410,8 @@ def fill(ada: User) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(("width", "theme"), [(DESKTOP, "light"), (PHONE, "dark")])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
 def test_pages_are_accessible_fit_the_window_and_leave_the_console_empty(
     width: int, theme: str, browser: Browser, ada: User
 ) -> None:
@@ -424,9 +428,9 @@ def test_pages_are_accessible_fit_the_window_and_leave_the_console_empty(
             problems.append(f"{browser.overflow()} pixels too wide")
         if problems:
             found[name] = problems
-        if width == DESKTOP and name.startswith("admin-"):
+        if (width, theme) == (DESKTOP, "light") and name.startswith("admin-"):
             browser.picture(name)
-        elif name == "admin-dashboard":
+        elif (width, theme, name) == (PHONE, "dark", "admin-dashboard"):
             browser.picture(f"{name}-phone")
     assert not found, "\n".join(f"{name}: {each}" for name in found for each in found[name])
 
