@@ -92,6 +92,16 @@ def unedited(response: Any) -> dict[str, str]:
     }
 
 
+def hidden(response: Any) -> dict[str, list[str]]:
+    """What the page that asks sends on."""
+    fields: dict[str, list[str]] = {}
+    for name, value in re.findall(
+        r'<input type="hidden" name="([^"]*)" value="([^"]*)">', response.text
+    ):
+        fields.setdefault(name, []).append(value)
+    return fields
+
+
 def errors(response: Any) -> list[str]:
     """The errors that a page shows; none if it was saved."""
     return [] if response.status_code == 302 else list(response.context["errors"])

@@ -23,7 +23,7 @@ from cartrita_search.admin.users import RetrievalConfigInline, extend
 from cartrita_search.models import RetrievalConfig, SearchPerformanceMetric
 from tests.conftest import Connect
 from tests.postgres import wait_until_blocked
-from tests.test_admin import SCRIPT, allow, errors, unedited, url
+from tests.test_admin import SCRIPT, allow, errors, hidden, unedited, url
 
 pytestmark = pytest.mark.django_db
 
@@ -136,6 +136,18 @@ def test_a_preset_fills_the_weights_in_and_saves_nothing(ada: User, admin_client
     assert config.vector_weight == 0.7
 
 
+def test_a_proposal_is_over_when_the_page_is_saved(ada: User, admin_client: Client) -> None:
+    page = url("change", RetrievalConfig.objects.create(user=ada))
+    proposed = admin_client.get(page, {"vector_weight": "0.2"})
+    form = re.search(r'<form (?:action="([^"]*)" )?method="post" id="retrieval', proposed.text)
+    assert form
+    edited = {"vector_weight": "0.4", "keyword_weight": "0.6", "_continue": "yes"}
+    sent_to = form[1] or page + "?vector_weight=0.2"
+    saved = admin_client.post(sent_to, unedited(proposed) | edited, follow=True)
+    assert unedited(saved)["vector_weight"] == "0.4"
+    assertNotContains(saved, "save them to use them")
+
+
 @pytest.mark.parametrize("weight", ["2", "-1", "nan", "half", ""])
 def test_a_weight_in_the_address_that_is_none_is_passed_over(
     weight: str, ada: User, admin_client: Client
@@ -169,7 +181,9 @@ def test_the_history_has_old_and_new_values(ada: User, admin_client: Client) -> 
         "Changed user site default → ada, active yes → no, max results 10 → 5, similarity "
         "threshold 0 → 0.25 and rerank enabled no → yes."
     ]
+    data |= {"vector_weight": "0.7000002", "keyword_weight": "0.2999998"}
     admin_client.post(page, data | {"config_name": "plain"})
+    assert "vector weight 0.7 → 0.7000002" in history(config)[1]
     shown = admin_client.get(url("history", config)).text
     assert "name &lt;script&gt;" in shown
     assert SCRIPT not in shown
@@ -202,6 +216,39 @@ def test_the_site_s_configuration_is_activated_alike(admin_client: Client) -> No
     confirmed(admin_client, "activate", config)
     former.refresh_from_db()
     assert not former.is_active
+
+
+def test_all_that_match_are_selected_however_many_they_are(
+    admin_client: Client, settings: Any
+) -> None:
+    configs = [
+        RetrievalConfig.objects.create(user=User.objects.create_user(f"u{n}"), is_active=n == 0)
+        for n in range(12)
+    ]
+    settings.DATA_UPLOAD_MAX_NUMBER_FIELDS = 10
+    asked = act(admin_client, "activate", configs[1], select_across="1")
+    answered = admin_client.post(LIST, hidden(asked) | {"confirmed": "yes"}, follow=True)
+    assertContains(answered, "Changed: 11.")
+    assert not RetrievalConfig.objects.filter(is_active=False).exists()
+
+    chosen = configs[1:3]
+    RetrievalConfig.objects.update(is_active=False)
+    asked = act(admin_client, "activate", *chosen, select_across="0")
+    admin_client.post(LIST, hidden(asked) | {"confirmed": "yes"})
+    assert set(RetrievalConfig.objects.filter(is_active=True)) == set(chosen)
+
+
+def test_numbers_are_sent_on_as_they_are_whatever_the_language(
+    ada: User, admin_client: Client, settings: Any
+) -> None:
+    settings.LANGUAGE_CODE, settings.USE_THOUSAND_SEPARATOR = "de", True
+    config = RetrievalConfig.objects.create(id=1234, user=ada, is_active=False)
+    assert hidden(act(admin_client, "activate", config))["_selected_action"] == ["1234"]
+    shown = admin_client.get(url("change", config)).text
+    preview = re.findall(
+        r'type="number" name="(\w+)" id="id_preview\w+"[^>]*value="([^"]*)"', shown
+    )
+    assert preview == [("vector_weight", "0.7"), ("similarity_threshold", "0.0")]
 
 
 def test_two_of_one_person_are_not_both_activated(ada: User, admin_client: Client) -> None:
@@ -286,7 +333,7 @@ def test_bulk_actions_take_the_permissions_of_what_they_do(
     assert RetrievalConfig.objects.count() == 1
 
 
-@pytest.mark.parametrize("way", ["the form", "the action"])
+@pytest.mark.parametrize("way", ["the form", "the action", "the page of the person"])
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("clean_tables")
 def test_of_two_who_activate_at_once_the_later_one_is_told(
@@ -299,15 +346,18 @@ def test_of_two_who_activate_at_once_the_later_one_is_told(
     config = RetrievalConfig.objects.create(user=ada, is_active=False)
     page = url("change", config)
     data = unedited(admin_client.get(page)) | {"is_active": "on"}
+    if way == "the page of the person":
+        page = person_page(ada)
+        data = with_inline(admin_client.get(page)) | {"retrieval_configs-0-is_active": "on"}
     pids: Queue[int] = Queue()
 
     def activate() -> Any:
         with closing(connection), connection.cursor() as cursor:
             cursor.execute("SELECT pg_backend_pid()")
             pids.put(cursor.fetchone()[0])
-            if way == "the form":
-                return admin_client.post(page, data)
-            return act(admin_client, "activate", config, confirmed="yes")
+            if way == "the action":
+                return act(admin_client, "activate", config, confirmed="yes")
+            return admin_client.post(page, data)
 
     # Active, but not to be seen yet: whoever looks finds nothing in the way.
     other = connect(autocommit=False)
@@ -376,6 +426,24 @@ def test_a_second_active_one_is_refused_on_the_page_of_the_person(
     data |= second | {"retrieval_configs-TOTAL_FORMS": "2"}
     response = admin_client.post(person_page(ada), data)
     assertContains(response, "make that one inactive first")
+
+
+def test_of_two_new_ones_on_the_page_of_the_person_one_may_be_active(
+    ada: User, admin_client: Client
+) -> None:
+    data = with_inline(admin_client.get(person_page(ada)))
+    first = {name: value for name, value in data.items() if name.startswith("retrieval_configs-0")}
+    first["retrieval_configs-0-max_results"] = "5"
+    second = {name.replace("-0-", "-1-"): value for name, value in first.items()}
+    data |= first | second | {"retrieval_configs-TOTAL_FORMS": "2"}
+    response = admin_client.post(person_page(ada), data)
+    assertContains(response, "make the others inactive")
+    assert not RetrievalConfig.objects.exists()
+
+    assert "retrieval_configs-1-is_active" in data
+    del data["retrieval_configs-1-is_active"]
+    assert errors(admin_client.post(person_page(ada), data)) == []
+    assert [config.is_active for config in RetrievalConfig.objects.order_by("pk")] == [True, False]
 
 
 def test_weights_on_the_page_of_a_person_take_their_own_permission(

@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.cache import cache
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.test import Client
+from django.test import Client, override_settings
 from django.urls import reverse
 from pytest_django.asserts import assertContains, assertNotContains
 
-from cartrita_search import judging
+from cartrita_search import judging, metrics
 from cartrita_search.admin import weight_curve
-from cartrita_search.models import RetrievalConfig, SearchJudgement, SearchPerformanceMetric
+from cartrita_search.models import RetrievalConfig, SearchJudgement
+from cartrita_search.retrieval import keyword_search
+from tests.redis_server import UseRedis
 from tests.test_admin import allow, url
 from tests.topics import BY_MEANING, BY_WORD, SCRIPT, embedded_by_topics, load_topics
 
@@ -84,8 +87,10 @@ def test_a_file_of_judgements_is_stored(ada: User, admin_client: Client) -> None
         (line("x" * 1001, BY_WORD), "x.jsonl", "1001 characters; 1 to 1000"),
         (line("car", ("unknown", "", "")), "x.jsonl", "no query has a relevant document"),
         ("", "x.jsonl", "The submitted file is empty"),
+        ("[" * 100_000, "x.jsonl", "judgements.jsonl: line 1 is not JSON"),
+        (line("car", BY_WORD), "x." + "a" * 250, "a file .jsonl or .tsv is expected"),
     ],
-    ids=["JSON", "user", "suffix", "length", "unknown", "empty"],
+    ids=["JSON", "user", "suffix", "length", "unknown", "empty", "nested", "name"],
 )
 def test_a_file_that_cannot_be_read_is_refused_with_its_line(
     content: str, name: str, complaint: str, ada: User, admin_client: Client
@@ -138,14 +143,44 @@ def test_the_curve_marks_the_present_weights_and_suggests_better_ones(
     assert means[curve.best] == max(means.values()) > means[0.1]
     assert all(low <= high for _, _, low, high in curve.points)
     assertContains(shown, "above the present 0.1/0.9")
-    assertContains(shown, "<svg", count=shown.text.count("<svg"))
+    assertContains(shown, '<figure aria-hidden="true"><svg', 1)
     assert (f"?vector_weight={curve.best}" in shown.text) is curve.significant
-    assert not SearchPerformanceMetric.objects.exists()
 
     # Kept until something that it rests on changes.
     assert admin_client.get(page).context["curve"] == curve
     judging.judge("car", ("notes", BY_WORD[0], 0), 0, user_id=ada.pk, by="grace")
     assert admin_client.get(page).context["curve"] is None
+    SearchJudgement.objects.filter(query_text="motor car").delete()
+    drawn = admin_client.post(page, follow=True).context["curve"]
+    assert admin_client.get(page).context["curve"] == drawn
+    # Neither the latest one nor the newest id.
+    SearchJudgement.objects.get(query_text="a car").delete()
+    assert admin_client.get(page).context["curve"] is None
+
+
+def test_a_curve_is_drawn_without_a_cache(
+    ada: User, admin_client: Client, use_redis: UseRedis
+) -> None:
+    use_redis("redis://127.0.0.1:1/0")
+    for question in RIGHT[:2]:
+        judging.judge(question, ("notes", BY_MEANING[0], 0), 1, user_id=ada.pk, by="grace")
+    shown = admin_client.post(curve_page(RetrievalConfig.objects.create(user=ada)), follow=True)
+    assert shown.context["curve"].queries == 2
+
+
+def test_no_search_of_a_curve_is_recorded(
+    ada: User, admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for question in RIGHT[:2]:
+        judging.judge(question, ("notes", BY_MEANING[0], 0), 1, user_id=None, by="grace")
+    recorded: list[Any] = []
+    monkeypatch.setattr(metrics._recorder, "add", lambda row, _: recorded.append(row))
+    with override_settings(CARTRITA_SEARCH=settings.CARTRITA_SEARCH | {"RECORD_SEARCHES": True}):
+        page = curve_page(RetrievalConfig.objects.create())
+        assert admin_client.post(page, follow=True).context["curve"]
+        assert recorded == []
+        keyword_search("car")
+        assert len(recorded) == 1
 
 
 def test_the_site_s_curve_is_by_everybody_s_judgements(ada: User, admin_client: Client) -> None:

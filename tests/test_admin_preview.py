@@ -11,7 +11,9 @@ import pytest
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.cache import cache
+from django.db import connection
 from django.test import Client, override_settings
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from pytest_django.asserts import assertContains, assertNotContains
 
@@ -204,6 +206,10 @@ def test_recent_questions_are_the_person_s_own(
     shown = client.get(url("change", config)).text
     assert re.findall(r'<option value="([^"]*)"></option>', shown) == ["old one", "hers"]
     assertContains(client.get(address(config)), "hers")
+    # A slider that is dragged does not read them each time.
+    with CaptureQueriesContext(connection) as captured:
+        assert ask(client, config).status_code == 200
+    assert not [query for query in captured if "search_performance_metrics" in query["sql"]]
 
 
 def test_it_takes_the_permission_to_view_the_configuration(

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.models import User
 from django.core.cache import cache
 from django.urls import reverse
 from django.utils import timezone
 from pytest_django.live_server_helper import LiveServer
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
@@ -47,6 +49,8 @@ AXE = settings.BASE_DIR / "tests" / "node" / "node_modules" / "axe-core" / "axe.
 PICTURES = settings.BASE_DIR / "docs" / "images"
 #: What Django's own templates and widgets have to answer for.
 DJANGO_S_OWN = (".select2-container", ".selector", ".datetime")
+#: Within which a page, or a part of it, is there.
+DEADLINE_SECONDS = 120
 PASSWORD = "correct horse battery staple"
 
 #: Of a fresh profile, without anything that goes out to the network.
@@ -91,7 +95,10 @@ class Browser:
         return [found.text for found in self.driver.find_elements(By.CSS_SELECTOR, selector)]
 
     def until(self, condition: Callable[[], Any]) -> Any:
-        return WebDriverWait(self.driver, 30, poll_frequency=0.05).until(lambda _: condition())
+        # What is looked at may be taken away under the look: by a preview, or a page.
+        passing = (NoSuchElementException, StaleElementReferenceException)
+        waiting = WebDriverWait(self.driver, DEADLINE_SECONDS, 0.05, ignored_exceptions=passing)
+        return waiting.until(lambda _: condition())
 
     def value(self, selector: str) -> str:
         return str(self.one(selector).get_property("value"))
@@ -108,6 +115,9 @@ class Browser:
 
     def violations(self) -> list[str]:
         """What axe-core calls serious or critical, with the elements it is about."""
+        # Colours on their way from one theme to the other are neither's.
+        moving = "return document.getAnimations().some(each => each.playState === 'running')"
+        self.until(lambda: not self.driver.execute_script(moving))
         self.driver.execute_script(AXE.read_text())
         found = self.driver.execute_async_script(
             "const done = arguments[arguments.length - 1];"
@@ -123,10 +133,13 @@ class Browser:
         ]
 
     def overflow(self) -> int:
-        """Pixels that the page is wider than the window."""
+        """Pixels that the page is wider than the window, or a slider than its place."""
         return int(
             self.driver.execute_script(
-                "return document.documentElement.scrollWidth - window.innerWidth"
+                "const right = (element) => element.getBoundingClientRect().right;"
+                "return Math.max(document.documentElement.scrollWidth - window.innerWidth,"
+                " ...[...document.querySelectorAll('input[type=range]')]"
+                ".map(slider => right(slider) - right(slider.parentElement)));"
             )
         )
 
@@ -135,11 +148,13 @@ class Browser:
         entries = self.driver.get_log("browser")
         return [entry["message"] for entry in entries if "favicon.ico" not in entry["message"]]
 
-    def picture(self, name: str) -> None:
-        """The page from its top, for the README."""
+    def picture(self, name: str, top: str = "body") -> None:
+        """The page from that element on, for the README."""
         if os.environ.get("SCREENSHOTS"):
-            height, width = self.driver.execute_script(
-                "return [document.documentElement.scrollHeight, window.innerWidth]"
+            y, height, width = self.driver.execute_script(
+                "return [document.querySelector(arguments[0]).getBoundingClientRect().top"
+                " + window.scrollY, document.documentElement.scrollHeight, window.innerWidth]",
+                top,
             )
             taken = self.driver.execute_cdp_cmd(
                 "Page.captureScreenshot",
@@ -147,9 +162,9 @@ class Browser:
                     "captureBeyondViewport": True,
                     "clip": {
                         "x": 0,
-                        "y": 0,
+                        "y": y,
                         "width": width,
-                        "height": min(height, 1900),
+                        "height": min(height - y, 1900 if width > PHONE else 900),
                         "scale": 1,
                     },
                 },
@@ -170,7 +185,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     service = webdriver.ChromeService(executable_path=shutil.which("chromedriver") or "")
     opened = webdriver.Chrome(options=options, service=service)
-    opened.set_script_timeout(60)
+    opened.set_script_timeout(DEADLINE_SECONDS)
     yield opened
     opened.quit()
 
@@ -188,6 +203,7 @@ def browser(driver: Any, live_server: LiveServer) -> Iterator[Browser]:
     driver.delete_all_cookies()
     with embedded_by_topics():
         opened = Browser(driver, live_server.url)
+        opened.complaints()  # those of another test
         opened.theme("light")
         opened.open(reverse("admin:login"))
         opened.one("#id_username").send_keys("grace")
@@ -222,7 +238,13 @@ def test_a_slider_is_moved_the_preview_follows_and_the_next_search_uses_it(
     assert titles(browser, "cs-edited") == titles(browser, "cs-saved")
     assert titles(browser, "cs-saved")[0] == BY_MEANING[1]
 
-    browser.slide("#id_vector_weight_slider", 0.2)
+    browser.slide("#id_vector_weight_slider", 0.5)
+    assert browser.value("#id_keyword_weight") == "0.5"
+    assert browser.value("#id_preview_slider") == "0.5"
+    browser.until(lambda: "Edited: 0.5" in browser.one("#cs-edited").text)
+    # Beside the results is another one.
+    browser.slide("#id_preview_slider", 0.2)
+    assert "0.2 meaning, 0.8 words" in browser.one(".cs-live").text
     assert browser.value("#id_keyword_weight") == "0.8"
     assert browser.value("#id_keyword_weight_slider") == "0.8"
     browser.until(lambda: "Edited: 0.2" in browser.one("#cs-edited").text)
@@ -234,10 +256,16 @@ def test_a_slider_is_moved_the_preview_follows_and_the_next_search_uses_it(
     assert "owned" not in browser.driver.title
 
     judge = browser.one("button[name='judge'][value$=':1']")
-    judge.click()
+    value = judge.get_attribute("value")
+    judge.send_keys(Keys.ENTER)
     browser.until(lambda: browser.texts("button[name='judge'][aria-pressed='true']"))
+    assert browser.driver.switch_to.active_element.get_attribute("value") == value
 
-    browser.one("input[name='_continue']").click()
+    for theme in ("dark", "light"):
+        browser.theme(theme)
+        assert browser.violations() == []
+
+    browser.one(".cs-live button[name='_continue']").click()
     browser.until(lambda: browser.texts(".messagelist .success"))
     config.refresh_from_db()
     assert (config.vector_weight, config.keyword_weight) == (0.2, 0.8)
@@ -277,6 +305,21 @@ def test_weights_are_linked_on_the_page_of_a_person_too(browser: Browser, ada: U
     assert browser.complaints() == []
 
 
+def test_a_preview_without_an_answer_says_so_and_the_next_one_is_shown(
+    browser: Browser, ada: User
+) -> None:
+    load_topics(ada)
+    browser.open(config_page(RetrievalConfig.objects.create(user=ada)))
+    token = browser.driver.get_cookie("csrftoken")
+    browser.driver.delete_cookie("csrftoken")  # Django's own page refuses that
+    browser.one("#id_question").send_keys(QUESTION + Keys.ENTER)
+    browser.until(lambda: "There was no answer." in browser.one(".cs-status").text)
+    browser.driver.add_cookie(token)
+    browser.one("#id_question").send_keys(Keys.ENTER)
+    browser.until(lambda: titles(browser, "cs-edited"))
+    assert "no answer" not in browser.one(".cs-status").text
+
+
 def test_all_of_it_works_without_scripts(browser: Browser, ada: User) -> None:
     load_topics(ada)
     config = RetrievalConfig.objects.create(user=ada)
@@ -293,7 +336,7 @@ def test_all_of_it_works_without_scripts(browser: Browser, ada: User) -> None:
         browser.until(lambda: browser.texts("#id_keyword_weight"))
         assert browser.value("#id_keyword_weight") == "0.8"
         browser.one("a.cs-preset[data-vector-weight='0.5']").click()
-        browser.until(lambda: "vector_weight=0.5" in browser.driver.current_url)
+        browser.until(lambda: browser.value("#id_vector_weight") == "0.5")
         browser.one("input[name='_save']").click()
         browser.until(lambda: browser.texts(".messagelist .success"))
     finally:
@@ -321,6 +364,8 @@ def fill(ada: User) -> dict[str, str]:
     load_topics(ada)
     site = RetrievalConfig.objects.create()
     config = RetrievalConfig.objects.create(user=ada, vector_weight=0.4, keyword_weight=0.6)
+    grace = User.objects.get(username="grace")
+    LogEntry.objects.log_actions(str(grace.pk), [config], CHANGE, "", single_object=True)
     types = ("hybrid", "hybrid", "vector", "keyword")
     SearchPerformanceMetric.objects.bulk_create(
         SearchPerformanceMetric(
@@ -365,7 +410,8 @@ def fill(ada: User) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(("width", "theme"), [(DESKTOP, "light"), (PHONE, "dark")])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
 def test_pages_are_accessible_fit_the_window_and_leave_the_console_empty(
     width: int, theme: str, browser: Browser, ada: User
 ) -> None:
@@ -375,14 +421,16 @@ def test_pages_are_accessible_fit_the_window_and_leave_the_console_empty(
     for name, path in pages.items():
         browser.open(path, width)
         browser.until(lambda: not browser.texts("[aria-busy]"))
+        if name == "admin-dashboard":
+            assert "Findings" in browser.texts("[data-load] h3")
         problems = [*browser.violations(), *browser.complaints()]
         if browser.overflow() > 0:
             problems.append(f"{browser.overflow()} pixels too wide")
         if problems:
             found[name] = problems
-        if width == DESKTOP and name.startswith("admin-"):
+        if (width, theme) == (DESKTOP, "light") and name.startswith("admin-"):
             browser.picture(name)
-        elif name == "admin-dashboard":
+        elif (width, theme, name) == (PHONE, "dark", "admin-dashboard"):
             browser.picture(f"{name}-phone")
     assert not found, "\n".join(f"{name}: {each}" for name in found for each in found[name])
 
@@ -433,3 +481,11 @@ if os.environ.get("SCREENSHOTS"):
             browser.slide("#id_vector_weight_slider", 0.35)
             browser.until(lambda: "Edited: 0.35" in browser.one("#cs-edited").text)
             browser.picture("admin-preview")
+
+            browser.theme("dark")
+            browser.open(config_page(config), PHONE)
+            browser.one("#id_question").send_keys("reset a lost password" + Keys.ENTER)
+            browser.until(lambda: titles(browser, "cs-edited"))
+            browser.slide("#id_preview_slider", 0.35)
+            browser.until(lambda: "Edited: 0.35" in browser.one("#cs-edited").text)
+            browser.picture("admin-preview-phone", top=".cs-preview")

@@ -46,6 +46,12 @@ def test_every_sqlstate_stands_with_its_class() -> None:
     assert {code: getattr(errors, name) for code, name in rows} == errors.BY_CODE
 
 
+def test_every_picture_is_shown_and_every_one_shown_is_there() -> None:
+    shown = re.findall(r"!\[[^\]]+\]\((docs/images/admin-[^)]+)\)", README)
+    kept = (settings.BASE_DIR / "docs" / "images").glob("admin-*")
+    assert sorted(shown) == sorted(str(path.relative_to(settings.BASE_DIR)) for path in kept)
+
+
 def test_every_command_named_exists() -> None:
     named = {cell.split()[1].strip("`") for cell in first_cells("command | what it does")}
     assert named <= set(get_commands())

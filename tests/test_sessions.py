@@ -43,6 +43,7 @@ from cartrita_search.sessions import (
 )
 from tests.postgres import scalar
 from tests.redis_server import UseRedis, redis_behind_proxy, until
+from tests.test_admin import hidden
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
 
@@ -735,6 +736,20 @@ def test_all_of_a_person_are_revoked_by_one_of_them(
     assert [logged_in(client) for client in (admin, *hers)] == [True, False, False]
     assert (fetch("workflow", "7"), fetch("workflow", "8")) == (None, {"step": 2})
     assert OperatorAction.objects.get().details["entries"] == 3
+
+
+def test_all_that_match_are_revoked_however_many_they_are(
+    browser: Browser, ada: User, staff: User, soon: None, settings: Any
+) -> None:
+    admin = browser()
+    hers = [browser(staff) for _ in range(8)]
+    settings.DATA_UPLOAD_MAX_NUMBER_FIELDS = 6
+    page = f"{reverse(LIST)}?q=grace"
+    selected = {"_selected_action": str(registered(hers[0]).pk), "select_across": "1"}
+    question = admin.post(page, selected | {"action": "revoke_selected"})
+    assert question.text.count("<li>session") == 8
+    assert admin.post(page, hidden(question)).status_code == HTTPStatus.FOUND
+    assert [logged_in(client) for client in (admin, *hers)] == [True] + [False] * 8
 
 
 def test_who_revokes_the_own_session_is_sent_to_log_in(browser: Browser, soon: None) -> None:

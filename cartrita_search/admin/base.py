@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from django import forms
 from django.contrib import admin
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
@@ -60,6 +61,20 @@ class LargeTable(ModelAdmin):
     show_facets = admin.ShowFacets.NEVER
     sortable_by = ()
     list_per_page = 50
+
+
+def selection(request: HttpRequest, queryset: QuerySet[Any]) -> dict[str, Any]:
+    """For the page that asks before an action: what was selected, to be sent once more.
+
+    Of all that match, one row and the wish: a form of more than a thousand fields is refused.
+    """
+    across = request.POST.get("select_across", "0") not in {"", "0"}
+    keys = [row.pk for row in queryset]
+    return {
+        "checkbox": ACTION_CHECKBOX_NAME,
+        "selected": keys[:1] if across else keys,
+        "across": across,
+    }
 
 
 class Owned(ModelAdmin):

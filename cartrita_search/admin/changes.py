@@ -78,4 +78,4 @@ def _shown(config: RetrievalConfig, name: str) -> str:
     value = getattr(config, name)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.9g}" if isinstance(value, float) else str(value)

@@ -9,16 +9,18 @@ from typing import Any
 from django.utils.safestring import SafeString, mark_safe
 
 _PLAIN: dict[str, Any] = {
-    "width": 720,
-    "height": 260,
+    # Of a column of the page; on a phone the letters are two thirds as large.
+    "width": 480,
+    "height": 240,
     "margin": 8,
+    "max_scale": 8,
     "js": [],
     "legend_at_bottom": True,
     "disable_xml_declaration": True,
 }
 
-#: The mean, the bounds below and above it, the present weight, and the best.
-_OF_CURVE = ("button-bg", "body-quiet-color", "body-quiet-color", "body-fg", "error-fg")
+#: The bounds below and above the mean, the mean on top of them, the present weight, the best.
+_OF_CURVE = ("body-quiet-color", "body-quiet-color", "button-bg", "body-fg", "error-fg")
 
 
 @cache
@@ -32,6 +34,9 @@ def _style(*colors: str) -> Any:
         foreground="var(--body-fg)",
         foreground_strong="var(--body-fg)",
         foreground_subtle="var(--body-quiet-color)",
+        guide_stroke_color="var(--border-color)",
+        major_guide_stroke_color="var(--border-color)",
+        stroke_width="2",
         colors=tuple(f"var(--{color})" for color in colors),
         font_family="inherit",
         opacity=".85",

@@ -9,13 +9,13 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.auth import get_user_model
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
 from ..models import RetrievalConfig, owner_name
+from .base import selection
 from .changes import FIELDS, differences, log_change
 
 #: What a copy takes along; name and person stay the receiver's.
@@ -186,9 +186,8 @@ def _ask_and_do(
                     "form": form,
                     "planned": planned,
                     "action": request.POST["action"],
-                    "selected": [row.pk for row in queryset],
-                    "checkbox": ACTION_CHECKBOX_NAME,
                 }
+                context |= selection(request, queryset)
                 page = "admin/cartrita_search/retrievalconfig/confirm.html"
                 return TemplateResponse(request, page, context)
             for each in planned:

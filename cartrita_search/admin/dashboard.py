@@ -36,7 +36,7 @@ class Range(NamedTuple):
 
 RANGES = {
     "24h": Range("24 hours", timedelta(hours=24), timedelta(hours=1), "%H:%M", 4),
-    "7d": Range("7 days", timedelta(days=7), timedelta(hours=6), "%d %b %H:%M", 4),
+    "7d": Range("7 days", timedelta(days=7), timedelta(hours=6), "%d %b %H:%M", 8),
     "30d": Range("30 days", timedelta(days=30), timedelta(days=1), "%d %b", 5),
 }
 
@@ -95,8 +95,15 @@ class Usage:
 
     by_type: list[Totals]
     parts: list[Totals]
+    #: Of each part: the searches of each type, and all.
+    counts: list[list[int]]
     volume: SafeString
     latency: SafeString
+
+    @property
+    def figures(self) -> list[tuple[Totals, list[int]]]:
+        """What both charts are drawn from."""
+        return list(zip(self.parts, self.counts, strict=True))
 
 
 def view(model_admin: Any, request: HttpRequest) -> HttpResponse:
@@ -153,7 +160,7 @@ def usage(chosen: Range, since: datetime) -> Usage:
     count = int(chosen.span / chosen.part)
     starts = [since + chosen.part * position for position in range(count)]
     parts = [Totals(f"{timezone.localtime(start):{chosen.format}}") for start in starts]
-    volume: dict[str, list[float]] = {name: [0.0] * count for name in names}
+    volume = {name: [0] * count for name in names}
     arguments: dict[str, Any] = {"part": chosen.part, "since": since}
     with connection.cursor() as cursor:
         cursor.execute(
@@ -207,20 +214,28 @@ def usage(chosen: Range, since: datetime) -> Usage:
     return Usage(
         [*by_type.values(), whole],
         parts,
+        [
+            [*(each[at] for each in volume.values()), part.searches]
+            for at, part in enumerate(parts)
+        ],
         charts.bars(labels, volume, chosen.every),
         charts.lines(labels, latency, chosen.every),
     )
 
 
 def zero_hit_questions(since: datetime) -> Sequence[tuple[str | None, str | None, int, datetime]]:
-    """Text where it is kept, hash, how often, and when last: the most frequent first."""
+    """Text where it is kept, hash, how often, and when last: the most frequent first.
+
+    Rows of other clients may have a text and no hash.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             """
             SELECT max(query_text), query_hash, count(*), max(created_at)
             FROM search_performance_metrics
             WHERE created_at >= %s AND result_count = 0
-            GROUP BY query_hash ORDER BY count(*) DESC, query_hash LIMIT %s
+            GROUP BY query_hash, CASE WHEN query_hash IS NULL THEN query_text END
+            ORDER BY count(*) DESC, query_hash, max(query_text) LIMIT %s
             """,
             [since, QUESTIONS],
         )

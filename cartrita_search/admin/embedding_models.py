@@ -47,12 +47,10 @@ class EmbeddingModelAdmin(ModelAdmin):
         "state",
         "index_method",
         "index_storage",
-        "preferred_storage",
         "indexed_rows",
         "measured_recall",
         "target_recall",
         "indexed_at",
-        "indexed_by",
     )
     fieldsets = (
         (None, {"fields": ("name", "dimensions", "is_default", "created_at")}),

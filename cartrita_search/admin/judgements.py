@@ -91,7 +91,8 @@ def _store(file: Any, by: str) -> tuple[int, int]:
     from .. import evaluation
 
     with TemporaryDirectory() as folder:
-        path = Path(folder) / f"judgements{Path(file.name).suffix}"
+        # A request may name a file at greater length than a folder can.
+        path = Path(folder) / f"judgements{Path(file.name).suffix[:20]}"
         path.write_bytes(file.read())
         try:
             judged = evaluation.read_judgements(path, DEFAULT_DB_ALIAS)

@@ -16,6 +16,7 @@ from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils.functional import SimpleLazyObject
 from django.utils.safestring import SafeString, mark_safe
 
 from .. import judging, metrics
@@ -127,7 +128,8 @@ def _common(request: HttpRequest, config: RetrievalConfig) -> dict[str, Any]:
     return {
         "preview_url": reverse("admin:cartrita_search_retrievalconfig_preview", args=[config.pk]),
         "person": owner_name(config),
-        "recent": _recent(request, config),
+        # Looked for where they are shown: not with each step of a slider.
+        "recent": SimpleLazyObject(lambda: _recent(request, config)),
         "can_judge": request.user.has_perm("cartrita_search.add_searchjudgement"),
     }
 

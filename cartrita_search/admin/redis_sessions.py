@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin, messages
-from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth import get_user_model
 from django.db import transaction
@@ -17,7 +16,7 @@ from django.utils import timezone
 from ..models import RedisSession, owner_name
 from ..ops.actions import record_action
 from ..sessions import revoke_entries
-from .base import LargeTable, Owned, ReadOnly
+from .base import LargeTable, Owned, ReadOnly, selection
 
 
 class Liveness(admin.SimpleListFilter):
@@ -123,9 +122,8 @@ class RedisSessionAdmin(ReadOnly, Owned, LargeTable):
                 "more": max(0, len(live) - 100),
                 "people": people,
                 "action": request.POST["action"],
-                "selected": [entry.pk for entry in selected],
-                "checkbox": ACTION_CHECKBOX_NAME,
             }
+            context |= selection(request, selected)
             return TemplateResponse(
                 request, "admin/cartrita_search/redissession/revoke.html", context
             )

@@ -17,7 +17,7 @@ from django.utils.timezone import localtime
 
 from ..models import RetrievalConfig
 from . import config_actions, preview, weight_curve
-from .base import FilledInByDatabase, ModelForm, Owned
+from .base import AnyModelAdmin, FilledInByDatabase, ModelForm, Owned
 from .changes import before_form, differences, last_changes
 
 USERNAME = f"user__{get_user_model().USERNAME_FIELD}"
@@ -115,8 +115,34 @@ def weights_bar(config: RetrievalConfig) -> str:
     )
 
 
+class OneActive(AnyModelAdmin):
+    """A page that may make a configuration active, at the same time as another one does."""
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        try:
+            return super().changeform_view(request, object_id, form_url, extra_context)
+        except IntegrityError as error:
+            constraint = getattr(getattr(error.__cause__, "diag", None), "constraint_name", None)
+            if constraint != "retrieval_configs_one_active":
+                raise
+            # Somebody else was faster, after the form had looked.
+            self.message_user(
+                request,
+                "Nothing was saved: another configuration of this person (or of the site) has "
+                "just become active, and only one may be. Look at it, and try again.",
+                messages.ERROR,
+            )
+            return HttpResponseRedirect(request.get_full_path())
+
+
 @admin.register(RetrievalConfig)
-class RetrievalConfigAdmin(FilledInByDatabase, Owned):
+class RetrievalConfigAdmin(OneActive, FilledInByDatabase, Owned):
     """One row a person is active, and one for the site."""
 
     form = RetrievalConfigForm
@@ -145,7 +171,7 @@ class RetrievalConfigAdmin(FilledInByDatabase, Owned):
         (None, {"fields": (("created_at", "updated_at"),)}),
     )
     formfield_overrides = {  # noqa: RUF012 - as Django declares it
-        # The browser refuses too, before anything is sent.
+        # The sliders' range too.
         models.FloatField: {"min_value": 0, "max_value": 1},
     }
 
@@ -242,20 +268,10 @@ class RetrievalConfigAdmin(FilledInByDatabase, Owned):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        try:
-            return super().changeform_view(request, object_id, form_url, extra_context)
-        except IntegrityError as error:
-            constraint = getattr(getattr(error.__cause__, "diag", None), "constraint_name", None)
-            if constraint != "retrieval_configs_one_active":
-                raise
-            # Somebody else was faster, after the form had looked.
-            self.message_user(
-                request,
-                "Nothing was saved: another configuration of this person (or of the site) has "
-                "just become active, and only one may be. Look at it, and try again.",
-                messages.ERROR,
-            )
-            return HttpResponseRedirect(request.get_full_path())
+        if "vector_weight" in request.GET:
+            # A save would lead back to this address, and propose the same anew.
+            form_url = form_url or request.path
+        return super().changeform_view(request, object_id, form_url, extra_context)
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any

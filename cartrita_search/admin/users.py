@@ -13,13 +13,34 @@ from django.contrib.admin.widgets import AdminTextInputWidget
 from django.contrib.auth import get_user_model
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
 from django.db import models
+from django.forms import BaseInlineFormSet
 from django.http import HttpRequest
 
 from ..models import RetrievalConfig
 from .base import StackedInline
 from .changes import FIELDS, before_form, differences, log_change
-from .retrieval_configs import RetrievalConfigForm
+from .retrieval_configs import OneActive, RetrievalConfigForm
+
+if TYPE_CHECKING:
+    InlineFormSet: TypeAlias = BaseInlineFormSet[RetrievalConfig, User, Any]
+    Base: TypeAlias = UserAdmin[User]
+else:  # the classes themselves take no type argument
+    InlineFormSet, Base = BaseInlineFormSet, UserAdmin
+
+
+class RetrievalConfigFormSet(InlineFormSet):
+    """Each form looks for an active one in the database; this, among those of the page."""
+
+    def clean(self) -> None:
+        super().clean()
+        kept = [form for form in self.forms if form not in self.deleted_forms]
+        filled_in = [form for form in kept if form.instance.pk or form.has_changed()]
+        if sum(form.cleaned_data.get("is_active", False) for form in filled_in) > 1:
+            raise ValidationError(
+                "One configuration of a person is active: make the others inactive."
+            )
 
 
 class RetrievalConfigInline(StackedInline):
@@ -27,6 +48,7 @@ class RetrievalConfigInline(StackedInline):
 
     model = RetrievalConfig
     form = RetrievalConfigForm
+    formset = RetrievalConfigFormSet
     fk_name = "user"
     fields = tuple(name for name in FIELDS if name != "user")
     show_change_link = True
@@ -43,13 +65,7 @@ class RetrievalConfigInline(StackedInline):
         return 0 if obj and obj.retrieval_configs.exists() else 1
 
 
-if TYPE_CHECKING:
-    Base: TypeAlias = UserAdmin[User]
-else:  # the class itself takes no type argument
-    Base = UserAdmin
-
-
-class WithRetrievalConfigs(Base):
+class WithRetrievalConfigs(OneActive, Base):
     """Django's page of a person, and below it what their searches weigh."""
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:

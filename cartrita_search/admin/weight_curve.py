@@ -9,7 +9,7 @@ from typing import Any
 from django.contrib import messages
 from django.core.cache import cache
 from django.core.exceptions import PermissionDenied
-from django.db.models import Max
+from django.db.models import Count, Max
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.utils.safestring import SafeString
@@ -47,9 +47,9 @@ class Curve:
         means = {point[0]: point[1] for point in self.points}
         return charts.curve(
             {
+                "95 %, low": [(point[0], point[2]) for point in self.points],
+                "95 %, high": [(point[0], point[3]) for point in self.points],
                 f"mean {self.measure}": list(means.items()),
-                "95 % interval, low": [(point[0], point[2]) for point in self.points],
-                "95 % interval, high": [(point[0], point[3]) for point in self.points],
                 "present": [(self.present, means[self.present])],
                 "best": [(self.best, means[self.best])],
             },
@@ -69,9 +69,12 @@ def view(model_admin: Any, request: HttpRequest, object_id: str) -> HttpResponse
         )
         return missing
     key = _key(config)
+    curve: Curve | None = cache.get(key)
     if request.method == "POST":
-        _draw(request, config, key)
-        return HttpResponseRedirect(request.path)
+        curve = _draw(request, config, key)
+        # Otherwise shown at once: a cache that is gone, or another process's, has it not.
+        if curve is None:
+            return HttpResponseRedirect(request.path)
     context = model_admin.admin_site.each_context(request) | {
         "title": f"Weight curve: {config}",
         "opts": model_admin.opts,
@@ -79,7 +82,7 @@ def view(model_admin: Any, request: HttpRequest, object_id: str) -> HttpResponse
         "media": model_admin.media,
         "judged": _judged(config).values("query_text", "user").distinct().count(),
         "most": MOST_QUESTIONS,
-        "curve": cache.get(key),
+        "curve": curve,
         "has_change_permission": model_admin.has_change_permission(request, config),
     }
     page = "admin/cartrita_search/retrievalconfig/curve.html"
@@ -93,22 +96,26 @@ def _judged(config: RetrievalConfig) -> Any:
 
 
 def _key(config: RetrievalConfig) -> str:
-    state = _judged(config).aggregate(Max("id"), Max("judged_at"))
-    parts = [config.user_id, config.vector_weight, state["id__max"], state["judged_at__max"]]
+    state = _judged(config).aggregate(Count("id"), Max("id"), Max("judged_at"))
+    parts = [config.user_id, config.vector_weight, *state.values()]
     return "cartrita_search:curve:" + ":".join(str(part).replace(" ", "T") for part in parts)
 
 
-def _draw(request: HttpRequest, config: RetrievalConfig, key: str) -> None:
+def _draw(request: HttpRequest, config: RetrievalConfig, key: str) -> Curve | None:
     busy = f"cartrita_search:curve-busy:{config.pk}"
-    if not cache.add(busy, 1, BUSY_SECONDS):
+    # A cache that is gone adds nothing and has nothing.
+    if not cache.add(busy, 1, BUSY_SECONDS) and cache.get(busy):
         messages.info(request, "It is being drawn. Look again in a minute.")
-        return
+        return None
     try:
-        cache.set(key, _curve(config), KEPT_SECONDS)
+        curve = _curve(config)
     except SearchError as error:
         messages.error(request, str(error))
+        return None
     finally:
         cache.delete(busy)
+    cache.set(key, curve, KEPT_SECONDS)
+    return curve
 
 
 def _curve(config: RetrievalConfig) -> Curve:

@@ -9,6 +9,8 @@ document.querySelectorAll("[data-load]").forEach(async (place) => {
         if (response.ok && !response.redirected) {
             place.innerHTML = await response.text();
         }
+    } catch (error) {
+        // The link stays.
     } finally {
         place.removeAttribute("aria-busy");
     }

@@ -38,8 +38,36 @@
         return (weight) => set(0, weight);
     }
 
+    // The weights once more, beside what they do: the page is higher than a window.
+    function repeated(main, vector, before) {
+        const place = document.createElement("p");
+        place.className = "cs-live";
+        const range = slider(vector, "Vector weight, beside the preview");
+        range.id = "id_preview_slider";
+        const figures = document.createElement("span");
+        const save = document.createElement("button");
+        Object.assign(save, { type: "submit", name: "_continue", className: "button", textContent: "Save and continue editing" });
+        save.setAttribute("form", main.id);
+        place.append(range, figures, save);
+        before.insertAdjacentElement("afterend", place);
+        function follow() {
+            const value = parseFloat(vector.value);
+            if (value >= 0 && value <= 1) {
+                range.value = value;
+                figures.textContent = `${value} meaning, ${rounded(1 - value)} words`;
+            }
+        }
+        range.addEventListener("input", () => {
+            vector.value = range.value;
+            vector.dispatchEvent(new Event("input", { bubbles: true }));
+        });
+        main.addEventListener("weights", follow);
+        follow();
+    }
+
     function preview(section, form) {
         const result = document.getElementById("cs-preview-result");
+        const status = result.querySelector(".cs-status");
         const copied = ["vector_weight", "similarity_threshold", "rerank_enabled"];
         let timer = null;
         let asked = 0;
@@ -65,23 +93,44 @@
                 return;
             }
             result.setAttribute("aria-busy", "true");
+            const answer = document.createElement("template");
+            let redirected = false;
             try {
                 const response = await fetch(form.action, {
                     method: "POST", body: data, credentials: "same-origin",
                     headers: { "X-Requested-With": "fetch" },
                 });
-                const text = response.redirected ? null : await response.text();
-                if (mine === asked) {
-                    if (text === null) {
-                        form.submit();
-                    } else {
-                        result.innerHTML = text;
-                    }
-                }
+                redirected = response.redirected;
+                answer.innerHTML = await response.text();
             } catch (error) {
-                result.textContent = "The server does not answer. Try again.";
-            } finally {
-                result.removeAttribute("aria-busy");
+                answer.innerHTML = "";
+            }
+            // An answer that a later question has overtaken is nobody's any more.
+            if (mine !== asked) {
+                return;
+            }
+            if (redirected) {
+                form.submit();
+                return;
+            }
+            show(answer.content);
+            result.removeAttribute("aria-busy");
+        }
+        // The status stays the same element, or its change would not be read out; and who
+        // judges by keyboard stays on the button.
+        function show(answer) {
+            const told = answer.querySelector(".cs-status");
+            const held = result.contains(document.activeElement) ? document.activeElement.value : null;
+            result.querySelectorAll(".cs-columns").forEach((columns) => columns.remove());
+            if (told === null) {
+                status.textContent = "There was no answer. Try again, or load the page anew.";
+                return;
+            }
+            status.replaceChildren(...told.childNodes);
+            result.append(...answer.querySelectorAll(".cs-columns"));
+            const again = held && result.querySelector(`button[value="${held}"]`);
+            if (again) {
+                again.focus({ preventScroll: true });
             }
         }
         function soon() {
@@ -93,8 +142,10 @@
             ask(event.submitter && event.submitter.name ? event.submitter : null);
         });
         const main = document.getElementById("retrievalconfig_form");
-        if (main && document.getElementById("id_vector_weight")) {
+        const vector = document.getElementById("id_vector_weight");
+        if (main && vector) {
             section.classList.add("cs-synced");
+            repeated(main, vector, form.querySelector(".cs-edited"));
             main.addEventListener("weights", soon);
             main.addEventListener("change", soon);
         } else {
