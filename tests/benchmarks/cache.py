@@ -38,6 +38,8 @@ SILENT_SEARCHES = 1000
 #: Single upserts, by this many connections, in each of the rounds.
 CONNECTIONS = 8
 UPSERTS = 250
+#: Of single upserts more, for a round of these differs from the next by a tenth.
+SINGLE_ROUNDS = 40
 ROUNDS = 10
 BULK = 10_000
 TABLES = ("search_documents", "embeddings", "embedding_models")
@@ -56,7 +58,7 @@ def run(connection: BaseDatabaseWrapper) -> bool:
         ):
             added = _silent_redis(connection, proxy.silence)
     with raw_connection(connection) as pg:
-        single = _compare(pg, lambda: _single_upserts(connection, pg), ROUNDS)
+        single = _compare(pg, lambda: _single_upserts(connection, pg), SINGLE_ROUNDS)
         bulk = _compare(pg, lambda: _bulk(pg), ROUNDS // 2)
         truncate(pg)
     return show(

@@ -1,7 +1,8 @@
--- advance_generation(namespace)
+-- advance_generation(namespace) -> bigint
 --
 -- Promises   results cached under the namespace are never found again by a search that
 --            begins after this transaction's commit; if it is rolled back they are.
+--            Returns the revision of the row that says so.
 --            Once a transaction is enough: one that has written caches nothing.
 -- Called by  follow_search_generation(), which is the triggers on whatever decides an
 --            answer; invalidate_search_cache().
@@ -11,17 +12,17 @@
 --            with a lock on the slot's row. Nor does it ever fail to serialise.
 -- Volatility VOLATILE.
 
--- Every writer pays for each line, once a transaction. So nothing is SET, and names are
--- written in full instead.
+-- Every writer pays for each line, once a transaction. So nothing is SET, names are written
+-- in full instead, and no assignment has to convert: that is an expression more.
 
 CREATE FUNCTION public.advance_generation(p_namespace text)
-RETURNS void
+RETURNS bigint
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    _slots CONSTANT smallint := public.generation_slots(p_namespace);
+    _slots CONSTANT integer := public.generation_slots(p_namespace);
     -- After the last one, if none is free.
-    _slot smallint := _slots;
+    _slot integer := _slots;
     _revision bigint;
 BEGIN
     FOR _i IN 1.._slots LOOP
@@ -35,8 +36,9 @@ BEGIN
     INSERT INTO public.search_generations (namespace, slot) VALUES (p_namespace, _slot)
     RETURNING revision INTO _revision;
     IF _revision % 64 = 0 THEN
-        PERFORM public.sweep_generations(p_namespace, _slot, _revision);
+        PERFORM public.sweep_generations(p_namespace, _slot::smallint, _revision);
     END IF;
+    RETURN _revision;
 END;
 $$;
 

@@ -21,7 +21,8 @@ LANGUAGE plpgsql
 -- triggers have a WHEN, which is parsed anew for every statement: a third of all this cost.
 AS $$
 DECLARE
-    _ignored text;
+    _revision bigint;
+    _told text;
 BEGIN
     -- What has been done is noted for the transaction, and with a savepoint the note is
     -- rolled back as the stamp is.
@@ -38,8 +39,8 @@ BEGIN
     THEN
         RETURN NULL;
     END IF;
-    _ignored := public.advance_generation(TG_ARGV[0]);
-    _ignored := set_config('cartrita_search.advanced_' || TG_ARGV[0], pg_current_xact_id()::text, true);
+    _revision := public.advance_generation(TG_ARGV[0]);
+    _told := set_config('cartrita_search.advanced_' || TG_ARGV[0], pg_current_xact_id()::text, true);
     RETURN NULL;
 END;
 $$;
