@@ -35,7 +35,7 @@ BEGIN
     -- The revision is drawn with the lock held: it is the slot's highest.
     INSERT INTO public.search_generations (namespace, slot) VALUES (p_namespace, _slot)
     RETURNING revision INTO _revision;
-    IF _revision % 64 = 0 THEN
+    IF _revision % 256 = 0 THEN
         PERFORM public.sweep_generations(p_namespace, _slot::smallint, _revision);
     END IF;
     RETURN _revision;

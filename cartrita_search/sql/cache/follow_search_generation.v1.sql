@@ -21,6 +21,8 @@ LANGUAGE plpgsql
 -- triggers have a WHEN, which is parsed anew for every statement: a third of all this cost.
 AS $$
 DECLARE
+    -- The arguments are an array, which is read anew each time that it is named.
+    _namespace CONSTANT text := TG_ARGV[0];
     _revision bigint;
     _told text;
 BEGIN
@@ -28,7 +30,7 @@ BEGIN
     -- rolled back as the stamp is.
     -- The rows written are counted by the session for itself; what a transaction just
     -- before has written may be counted too, and then this advances for nothing.
-    IF current_setting('cartrita_search.advanced_' || TG_ARGV[0], true) = pg_current_xact_id_if_assigned()::text
+    IF current_setting('cartrita_search.advanced_' || _namespace, true) = pg_current_xact_id_if_assigned()::text
         OR (
             pg_stat_get_xact_tuples_inserted(TG_RELID) = 0
             AND pg_stat_get_xact_tuples_updated(TG_RELID) = 0
@@ -39,8 +41,8 @@ BEGIN
     THEN
         RETURN NULL;
     END IF;
-    _revision := public.advance_generation(TG_ARGV[0]);
-    _told := set_config('cartrita_search.advanced_' || TG_ARGV[0], pg_current_xact_id()::text, true);
+    _revision := public.advance_generation(_namespace);
+    _told := set_config('cartrita_search.advanced_' || _namespace, pg_current_xact_id()::text, true);
     RETURN NULL;
 END;
 $$;
