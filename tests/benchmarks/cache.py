@@ -63,7 +63,7 @@ def run(connection: BaseDatabaseWrapper) -> bool:
             _compare(pg, partial(_single_upserts, connection, pg, commit), rounds)
             for commit, rounds in (("on", ROUNDS), ("off", UNWAITED_ROUNDS))
         )
-        bulk = _compare(pg, lambda: _bulk(pg), ROUNDS // 2)
+        bulk = _compare(pg, lambda: _bulk(pg), ROUNDS)
         truncate(pg)
     return show(
         [
