@@ -227,7 +227,7 @@ def test_every_sql_file_is_run_by_one_migration() -> None:
     assert created == Counter(CREATING)
 
 
-#: Each write pays for these, and pinning is a third of what they cost. They say `public.`.
+#: Each write pays for these, and would for pinning. They say `public.` instead.
 QUALIFIED = {"advance_generation", "follow_search_generation"}
 
 

@@ -18,7 +18,7 @@ CREATE FUNCTION public.follow_search_generation()
 RETURNS trigger
 LANGUAGE plpgsql
 -- Nothing is SET, and names are written in full: see advance_generation(). Nor do the
--- triggers have a WHEN, which is parsed anew for every statement: a third of all this cost.
+-- triggers have a WHEN, which is parsed anew for every statement.
 AS $$
 DECLARE
     -- The arguments are an array, which is read anew each time that it is named.

@@ -2,10 +2,9 @@
 --
 -- Promises   the newest stamps of a namespace's slots, and the extra ones beside them,
 --            are other ones after every transaction that has advanced it, and never again
---            what they once were: a stamp is random, so neither a
---            lost transaction that is done again (a failover, a restore) nor a copy of
---            the database brings one back. They change with the commit of what they
---            stand for.
+--            what they once were: a stamp is random, so neither a lost transaction that is
+--            done again (a failover, a restore) nor a copy of the database brings one
+--            back. They change with the commit of what they stand for.
 -- Called by  advance_generation() writes it, search_generation() reads it.
 -- Locks      none that anybody waits for: see advance_generation().
 --
@@ -23,8 +22,7 @@ CREATE TABLE public.search_generations (
     slot smallint NOT NULL,
     revision bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
     -- The time as well, for setseed() makes random() say again what it has said. A random
-    -- UUID asks the operating system for entropy: with eight writers on two cores that
-    -- alone took a tenth of their rate.
+    -- UUID asks for the operating system's entropy, and takes longer than the whole row.
     stamp double precision NOT NULL DEFAULT random() * date_part('epoch', clock_timestamp()),
 
     -- One index and no check: each costs every writer.
